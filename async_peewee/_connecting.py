@@ -1,0 +1,121 @@
+"""Connecting: tried again while the server is away, and never with a password in a message."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import peewee
+
+from ._errors import ConfigurationError
+
+# What servers and their drivers say when trying again may help. Whatever is not here (a
+# wrong password, a missing database) is raised at once.
+TRANSIENT = re.compile(
+    r"refused|starting up|shutting down|not yet accepting|recovery mode|closed the connection|"
+    r"reset by peer|broken pipe|timed? ?out|too many|remaining connection slots|unreachable|"
+    r"No such file or directory|can't connect|lost connection|database is locked",
+    re.IGNORECASE,
+)
+
+# Pauses between attempts, in seconds: they double from the first to the longest, and each
+# is shortened by chance, so that the workers of a pool do not all knock at once.
+FIRST_PAUSE = 0.05
+LONGEST_PAUSE = 1.0
+
+# How often a pause looks whether the job was cancelled, in seconds.
+POLL = 0.05
+
+SECRET_NAMES = ("password", "passwd", "sslpassword", "passphrase")
+
+
+def connect_patiently(database: Any, timeout: float, check: Callable[[], None]) -> None:
+    """Connect this thread, trying for `timeout` seconds while the server is away.
+
+    `check` is called in between and raises when nobody wants the connection any more. Raises
+    what the driver raised last, without any part of a password.
+    """
+    deadline = time.monotonic() + timeout
+    for pause in _pauses():
+        try:
+            database.connect(reuse_if_open=True)
+            return
+        except peewee.PeeweeException as error:
+            is_hopeless = not TRANSIENT.search(str(error)) or time.monotonic() + pause > deadline
+            if is_hopeless:
+                raise _redacted(error, database) from None
+        _sleep(pause, check)
+
+
+def _pauses() -> Iterator[float]:
+    pause = FIRST_PAUSE
+    while True:
+        yield pause * random.uniform(0.5, 1.0)
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _sleep(seconds: float, check: Callable[[], None]) -> None:
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        check()
+        time.sleep(min(left, POLL))
+
+
+def _redacted(error: peewee.PeeweeException, database: Any) -> peewee.PeeweeException:
+    """Return the error without the secrets; the driver's own error is left behind with its text."""
+    text = str(error)
+    secrets = [secret for secret in _secrets(database) if secret]
+    if not any(secret in text for secret in secrets):
+        return error
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return type(error)(text)
+
+
+def _secrets(database: Any) -> Iterator[str]:
+    for name in SECRET_NAMES:
+        yield str(database.connect_params.get(name) or "")
+    target = str(database.database)
+    if "://" in target:
+        password = urlsplit(target).password or ""
+        yield from (password, unquote(password))
+    yield from re.findall(r"password\s*=\s*'?([^'\s&]+)", target)
+
+
+def check_url(url: str, scheme: str) -> None:
+    """Raise ConfigurationError for a URL that a driver would misread, quoting none of it.
+
+    A driver's own message names the part that it stumbled over, which is often a piece of
+    a password with a character that should have been percent-encoded.
+    """
+    problem = _problem_with(url, scheme)
+    if problem:
+        raise ConfigurationError(
+            f"the database URL is not valid: {problem}. Write {scheme}://user:password@host:port/name, with "
+            "special characters in the user and the password percent-encoded (urllib.parse.quote)"
+        )
+
+
+def _problem_with(url: str, scheme: str) -> str:
+    rest = url.partition("://")[2]
+    address, _, beyond = rest.partition("/")
+    host = address.rpartition("@")[2]
+    port = re.search(r":([^:\]]*)$", host)
+    if not url.startswith(f"{scheme}://"):
+        return f"it does not begin with {scheme}://"
+    if re.search(r"%(?![0-9A-Fa-f]{2})", url):
+        return "a % is not followed by two hexadecimal digits"
+    if (
+        address.count("@") > 1
+        or "@" in beyond
+        or re.search(r"[#?\s]", address.rpartition("@")[0])
+        or "#" in url
+    ):
+        return "its user or password has a special character in it"
+    if port and not re.fullmatch(r"[0-9]{0,5}", port[1]):
+        return "its port is not a number"
+    return ""

@@ -1,0 +1,271 @@
+"""Connection contexts: which worker the current task holds, one set for each database.
+
+Keyed by task. An inherited contextvar would put a child task into its parent's
+transaction, where their statements interleave and one's rollback takes the other's rows.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import weakref
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, ClassVar
+
+import anyio
+import peewee
+
+from ._driver import Driver
+from ._gate import WriteGate
+from ._jobs import Job
+from ._loops import current_task, event_loop, running_key
+from ._pins import Pin, require_task
+from ._pool import WorkerPool
+from ._settings import PoolSettings
+from ._stats import PoolStats
+
+
+class ConnectionContexts:
+    """The pools of one database, one for each event loop, and who holds a worker of them."""
+
+    # Every database's contexts, for aio(function), which names no database.
+    known: ClassVar[weakref.WeakSet[ConnectionContexts]] = weakref.WeakSet()
+
+    def __init__(self, settings: PoolSettings, make_driver: Callable[[], Driver]) -> None:
+        self.name = "a database"
+        self.settings = settings
+        self.opens_itself = True
+        # In front of the writers of this database, None where the database needs none.
+        self.gate: WriteGate | None = None
+        # What the database does, after a fork, with the connection of the thread that survives.
+        self.forget_connection: Callable[[], Any] = lambda: None
+        self._make_driver = make_driver
+        # Protects _pools: two threads may each run a loop on this database.
+        self._lock = threading.Lock()
+        self._pools: dict[Any, WorkerPool] = {}
+        self._held: weakref.WeakKeyDictionary[Any, list[Pin]] = weakref.WeakKeyDictionary()
+        self.known.add(self)
+
+    def forget(self) -> Any:
+        """After a fork, in the child: begin anew, and return what must not be let go of."""
+        inherited = (self._pools, self._held, self.forget_connection())
+        for stack in list(self._held.values()):
+            for pin in stack:
+                pin.ended = True
+        self._lock = threading.Lock()
+        self._pools, self._held = {}, weakref.WeakKeyDictionary()
+        return inherited
+
+    # -- pools ------------------------------------------------------------------------
+
+    def find_pool(self) -> WorkerPool | None:
+        """Return this loop's pool, None if it was never opened."""
+        return self._pools.get(running_key())
+
+    def pool(self) -> WorkerPool:
+        """Return this loop's pool; the first use opens it."""
+        pool = self._pools.get(running_key())
+        if pool is not None:
+            return pool
+        if not self.opens_itself:
+            raise peewee.InterfaceError("Error, database connection not opened.")
+        return self.open_pool()
+
+    def open_pool(self) -> WorkerPool:
+        """Make a new pool for this loop, in the place of one that is closed."""
+        key = running_key()
+        pool = WorkerPool(self.name, self.settings, event_loop(key), self._make_driver)
+        with self._lock:
+            for other, old in list(self._pools.items()):
+                if old.loop.is_closed():
+                    del self._pools[other]
+            self._pools[key] = pool
+        return pool
+
+    def is_open(self) -> bool:
+        """Return True if a pool of this database is open, here or on another loop."""
+        return any(not pool.is_closed and not pool.loop.is_closed() for pool in list(self._pools.values()))
+
+    def stats(self) -> PoolStats:
+        """Return the figures of this loop's pool; without one, all are 0 but the size."""
+        pool = self.find_pool()
+        return PoolStats(pool_size=self.settings.pool_size) if pool is None else pool.stats()
+
+    # -- who holds what ---------------------------------------------------------------
+
+    def current(self) -> Pin | None:
+        """Return what the current task holds, None outside any block."""
+        if not self._held:
+            return None
+        stack = self._held.get(current_task(running_key()))
+        return stack[-1] if stack else None
+
+    def require(self, what: str) -> Pin:
+        """Return what the current task holds; raise InterfaceError outside any block."""
+        pin = self.current()
+        if pin is None:
+            raise peewee.InterfaceError(
+                f"{what} outside a block would reach an arbitrary connection; "
+                "write it inside: async with db.manual_commit(), or another block"
+            )
+        return pin
+
+    def push_current(self, pin: Pin) -> None:
+        """Let the current task hold a worker."""
+        self._held.setdefault(require_task(), []).append(pin)
+
+    def pop_current(self, pin: Pin) -> None:
+        """Let the current task hold it no more."""
+        task = require_task()
+        stack = self._held.get(task, [])
+        if pin in stack:
+            stack.remove(pin)
+        if not stack:
+            self._held.pop(task, None)
+
+    # -- calls ------------------------------------------------------------------------
+
+    async def call(
+        self, function: Callable[[], Any], label: str, pin: Pin | None = None, gate: WriteGate | None = None
+    ) -> Any:
+        """Run a function on the worker of `pin`, or on whichever is free, and return its result."""
+        if pin is None:
+            job, pool = Job(function, label, gate=gate), self.pool()
+        else:
+            pin.check()
+            job, pool = Job(function, label, worker=pin.worker), pin.pool
+        await pool.run(job)
+        return await _outcome(job)
+
+    async def acquire(
+        self,
+        function: Callable[[], Any],
+        label: str,
+        *,
+        undo: Callable[[], Any] = lambda: None,
+        gate: WriteGate | None = None,
+    ) -> tuple[Pin, Any]:
+        """Pin a worker and run a function on it, in one hop.
+
+        Returns the pin and the result. If the function raises, nothing is pinned. If the
+        task is cancelled when the function has succeeded already, `undo` runs first.
+        """
+        pool, task = self.pool(), require_task()
+        job = Job(function, label, gate=gate, pin=True)
+        try:
+            await pool.run(job)
+            result = job.outcome()
+        except BaseException:
+            if job.pinned and job.worker is not None:
+                await _finish(pool, Job(undo, label, worker=job.worker, unpin=True))
+            raise
+        assert job.worker is not None
+        return Pin(pool, job.worker, label, task), result
+
+    async def release(self, pin: Pin, function: Callable[[], Any]) -> Any:
+        """Run a last function on a pinned worker and give the worker back. Not interrupted."""
+        pin.check()
+        pin.end()
+        job = Job(function, pin.label, worker=pin.worker, unpin=True)
+        await _finish(pin.pool, job)
+        return await _outcome(job)
+
+    async def call_to_the_end(self, pin: Pin, function: Callable[[], Any]) -> Any:
+        """Run a function on a pinned worker that must not be interrupted, such as a rollback."""
+        pin.check()
+        job = Job(function, pin.label, worker=pin.worker)
+        await _finish(pin.pool, job)
+        return await _outcome(job)
+
+    async def warm_up(self) -> None:
+        """Connect the first workers, at least one, so that a wrong address shows at once."""
+        pool = self.pool()
+        jobs = [Job(lambda: None, "connect()", pin=True) for _ in range(max(1, self.settings.pool_min_size))]
+        # Pinned, so that each goes to a worker of its own.
+        try:
+            async with anyio.create_task_group() as group:
+                for job in jobs:
+                    group.start_soon(pool.run, job)
+        finally:
+            for job in jobs:
+                if job.pinned and job.worker is not None:
+                    await _finish(pool, Job(lambda: None, "connect()", worker=job.worker, unpin=True))
+        for job in jobs:
+            job.outcome()
+
+    def share(self) -> SharedConnection:
+        """Return the current task's connection as something that another task can enter."""
+        return SharedConnection(self, self.require("db.share_connection()"))
+
+
+class SharedConnection:
+    """A block's connection, handed to another task by the one that holds it.
+
+    The task that enters it works inside the block: same connection, same transaction, its
+    calls queued with the owner's in order. When the owner's block has ended, calls raise
+    TransactionFinished.
+    """
+
+    def __init__(self, contexts: ConnectionContexts, pin: Pin) -> None:
+        self._contexts = contexts
+        self._pin = pin
+
+    async def __aenter__(self) -> SharedConnection:
+        self._pin.check()
+        self._contexts.push_current(self._pin)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._contexts.pop_current(self._pin)
+
+
+async def _finish(pool: WorkerPool, job: Job) -> None:
+    # The shield: what ends a block must run although the block was cancelled, or the
+    # worker would never come back.
+    with anyio.CancelScope(shield=True):
+        await pool.run(job, shielded=True)
+
+
+async def _outcome(job: Job) -> Any:
+    result = job.outcome()
+    for callback in job.after:
+        answer = callback()
+        if inspect.isawaitable(answer):
+            await answer
+    return result
+
+
+def context_for_function() -> ConnectionContexts:
+    """Choose the database on whose worker a plain function runs, for aio(function).
+
+    The one whose connection the task holds, else the only one open on this loop, else the
+    only one there is.
+    """
+    everyone = list(ConnectionContexts.known)
+    held = [contexts for contexts in everyone if contexts.current() is not None]
+    is_open = [c for c in everyone if (pool := c.find_pool()) is not None and not pool.is_closed]
+    for candidates in (held, is_open, everyone):
+        if len(candidates) == 1:
+            return candidates[0]
+    raise peewee.InterfaceError(
+        f"aio(function) cannot tell which of {len(everyone)} databases is meant; "
+        "write: await db.run(function, ...)"
+    )
+
+
+def contexts_of(database: Any) -> ConnectionContexts:
+    """Return the connection contexts of a database, or of what a proxy stands for."""
+    if isinstance(database, peewee.Proxy):
+        database = database.obj
+    contexts = getattr(database, "contexts", None)
+    if isinstance(contexts, ConnectionContexts):
+        return contexts
+    if database is None:
+        raise peewee.InterfaceError("no database is set: give the model's Meta one, or bind the query")
+    raise peewee.InterfaceError(
+        f"{type(database).__name__} is not an asynchronous database; use AsyncSqliteDatabase, "
+        "AsyncPostgresqlDatabase or the AsyncDatabase mixin"
+    )

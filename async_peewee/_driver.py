@@ -1,0 +1,263 @@
+"""Driver: one worker's connection, kept fit for use; the part that all databases share.
+
+A driver belongs to one worker. Its methods run on that worker's thread, except `interrupt`
+and `kill`, which run on another one while a statement of the worker is running.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import peewee
+
+from ._connecting import connect_patiently
+from ._settings import PoolSettings
+
+logger = logging.getLogger("async_peewee")
+
+# A connection that was not used for so many seconds is asked whether it still answers: a
+# peer that has died without a word looks alive from here.
+ASK_AFTER = 30.0
+
+# Connections made in one burst must not all be replaced in one burst: each lives this
+# share of max_lifetime at least.
+SHORTEST_LIFE = 0.9
+
+
+class Driver(Protocol):
+    """What a worker needs from its connection; `_drivers` has one for each database."""
+
+    # Peewee's state of the worker's thread: closed, transactions, callbacks.
+    state: dict[str, Any]
+
+    def ready(self, check: Callable[[], None]) -> None:
+        """Open the connection, or replace it if it is broken or old.
+
+        `check` raises when nobody wants it any more.
+        """
+
+    def check_alive(self) -> None:
+        """Raise if the transaction that the worker is in has been ended by the database."""
+
+    def note_job_end(self) -> None:
+        """Look what a job has left of the transaction that goes on."""
+
+    def settle(self) -> None:
+        """Leave nothing of a job behind: no open transaction, no broken connection."""
+
+    def in_transaction(self) -> bool:
+        """Return True while a transaction is open."""
+
+    def close(self) -> None:
+        """Roll back and close."""
+
+    def interrupt(self) -> None:
+        """Stop the running statement; from another thread. May block for two seconds."""
+
+    def kill(self) -> None:
+        """Cut the connection under the running statement; from another thread."""
+
+
+@dataclass
+class StreamRequest:
+    """A wish for a streaming cursor, on its way through Peewee, and the cursor that came of it."""
+
+    is_alone: bool
+    cursor: Any = None
+
+
+class ConnectionDriver:
+    """Keep one thread's Peewee connection fit for use; the common part of all drivers."""
+
+    def __init__(self, database: Any, settings: PoolSettings) -> None:
+        self.database = database
+        # The dict behind Peewee's thread-local state of this worker's thread. The loop's
+        # thread reads it (in_transaction() and the like) while no job of the task runs.
+        self.state: dict[str, Any] = {"closed": True, "transactions": [], "commit_callbacks": []}
+        # The database has ended the transaction that Peewee believes to be open.
+        self.dead = False
+        # Something has changed the session that the next user must not meet.
+        self.is_dirty = False
+        self._acquire_timeout = settings.acquire_timeout
+        self._max_lifetime = settings.max_lifetime
+        self._used_at = 0.0
+        self._replace_at = 0.0
+        self._generation: object = None
+
+    @property
+    def connection(self) -> Any:
+        return self.state["conn"]
+
+    def ready(self, check: Callable[[], None]) -> None:
+        """Open the connection, or replace it if it is broken, old or of an earlier init().
+
+        Before a job, never inside a transaction. `check` raises when nobody wants it any more.
+        """
+        if not self.state["closed"] and self._is_unfit():
+            self._discard()
+        if self.state["closed"]:
+            self._connect(check)
+        self._used_at = time.monotonic()
+
+    def _is_unfit(self) -> bool:
+        now = time.monotonic()
+        return (
+            self._generation is not self.database.generation
+            or now >= self._replace_at
+            or not self.is_usable()
+            or (now - self._used_at >= ASK_AFTER and not self.answers())
+        )
+
+    def _connect(self, check: Callable[[], None]) -> None:
+        self.state = self.database._state.__dict__
+        self._generation = self.database.generation
+        connect_patiently(self.database, self._acquire_timeout, check)
+        self.is_dirty = False
+        lifetime = self._max_lifetime * random.uniform(SHORTEST_LIFE, 1.0)
+        self._replace_at = time.monotonic() + lifetime
+        self.connected()
+
+    def settle(self) -> None:
+        """Leave no open transaction and no broken connection to the next job."""
+        self.dead = False
+        if self.state["closed"]:
+            return
+        if self.is_lost():
+            self._discard()
+        elif self.state["transactions"] or self.in_transaction():
+            logger.warning("%r: a transaction was left open; it is rolled back", self.database)
+            self._roll_back()
+        if self.is_dirty and not self.state["closed"]:
+            self._reset()
+
+    def _reset(self) -> None:
+        self.is_dirty = False
+        try:
+            self.reset_session()
+        except Exception as error:
+            logger.warning(
+                "%r: the session reset failed, the connection is dropped: %s", self.database, error
+            )
+            self._discard()
+
+    def _roll_back(self) -> None:
+        try:
+            if self.in_transaction():
+                self.connection.cursor().execute("ROLLBACK")
+        except Exception as error:
+            logger.warning("%r: the rollback failed, the connection is dropped: %s", self.database, error)
+            self._discard()
+        else:
+            self.state["transactions"].clear()
+            self.state["commit_callbacks"].clear()
+
+    def _discard(self) -> None:
+        connection = self.connection
+        self.database._state.reset()
+        with contextlib.suppress(Exception):
+            connection.close()
+
+    def close(self) -> None:
+        """Roll back and close; nothing is raised, since nobody could do better."""
+        if not self.state["closed"]:
+            if self.in_transaction():
+                self._roll_back()
+            if not self.state["closed"]:
+                self._discard()
+
+    def note_job_end(self) -> None:
+        """Note whether the database has ended the transaction of the block."""
+        transactions = self.state["transactions"]
+        managed = transactions and not isinstance(transactions[-1], peewee._manual)
+        self.dead = bool(managed) and not self.in_transaction()
+
+    def note_statement(self, sql: str, is_generated: bool) -> None:
+        """Note whether a statement may change the session, so that it is reset before reuse."""
+        if not self.is_dirty:
+            self.is_dirty = self.leaves_traces(sql, is_generated)
+
+    def check_alive(self) -> None:
+        """Refuse a statement in a dead transaction: outside of it, it would be committed at once."""
+        if self.dead:
+            raise peewee.OperationalError(
+                "the database has already rolled back this transaction (a statement in it was "
+                "interrupted, or the connection was lost); leave the block and start again"
+            )
+
+    def interrupt(self) -> None:
+        """Stop the running statement. What fails is tried again, and in the end the connection is cut."""
+        self._attempt(self.stop_statement)
+
+    def kill(self) -> None:
+        """Cut the connection under the running statement."""
+        self._attempt(self.cut)
+
+    def _attempt(self, strike: Callable[[], None]) -> None:
+        if self.state["closed"]:  # it is connecting, and nothing runs yet
+            return
+        try:
+            strike()
+        except Exception as error:
+            # Its class only: the text may quote the connection's parameters.
+            logger.debug("%r: an interrupt failed with %s", self.database, type(error).__name__)
+
+    # -- per driver -------------------------------------------------------------------
+
+    def connected(self) -> None:
+        """Note what an interrupt will need; the connection has just been opened."""
+
+    def is_usable(self) -> bool:
+        """Return False if the connection is known to be broken, without a round trip."""
+        return not self.is_lost()
+
+    def is_lost(self) -> bool:
+        """Return True if the driver itself has given the connection up."""
+        return False
+
+    def answers(self) -> bool:
+        """Ask the database for a sign of life."""
+        try:
+            self.connection.cursor().execute("SELECT 1")
+        except Exception:
+            return False
+        return True
+
+    def note_error(self, error: peewee.PeeweeException) -> None:
+        """Look whether an error says that the connection is lost, where the driver does not notice."""
+
+    def leaves_traces(self, sql: str, is_generated: bool) -> bool:
+        """Return True if a statement may change the session. `is_generated`: Peewee wrote it."""
+        return not is_generated
+
+    def reset_session(self) -> None:
+        """Bring the session back to how it was when connected; here, by a new one."""
+        self._discard()
+
+    def in_transaction(self) -> bool:
+        """Return True while the connection has a transaction open, without a round trip."""
+        raise NotImplementedError
+
+    def stream_cursor(self, is_alone: bool) -> Any:
+        """Return a cursor that fetches rows as they are asked for.
+
+        `is_alone`: no other statement meets this connection until the cursor is closed.
+        """
+        return self.connection.cursor()
+
+    def drop_stream(self, cursor: Any) -> None:
+        """Close such a cursor before its last row."""
+        cursor.close()
+
+    def stop_statement(self) -> None:
+        """Have the database stop the running statement; from another thread."""
+        raise NotImplementedError
+
+    def cut(self) -> None:
+        """Cut the connection; from another thread."""
+        raise NotImplementedError

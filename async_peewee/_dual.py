@@ -1,0 +1,150 @@
+"""The dual wrapper: one name, and the place where it is called decides.
+
+On a thread that runs an event loop a dual method returns a PendingCall; on one of our
+workers and on any other thread it is Peewee's own method.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterable
+from types import FrameType
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import peewee
+
+from ._calls import PendingCall, call_on_worker, on_loop_thread
+from ._contexts import contexts_of
+from ._errors import BlockingCallError
+from ._results import sealed
+
+if TYPE_CHECKING:
+    from ._typing import DualValue
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Pend = Callable[[Any, str, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+
+
+def dual(name: str, native: Callable[..., Any], pend: Pend) -> Callable[..., Any]:
+    """Return a method that is `native` on a worker or a plain thread, and pending on a loop's.
+
+    The place of the call decides, not that of the attribute's look-up: `db.run(User.create)`
+    looks up on the loop and calls on the worker.
+    """
+
+    @functools.wraps(native)
+    def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if not on_loop_thread():
+            return native(self, *args, **kwargs)
+        refuse_peewee(sys._getframe(1), name, self)
+        return pend(self, name, native, args, kwargs)
+
+    method.is_dual = True  # type: ignore[attr-defined]
+    return method
+
+
+def is_peewee(frame: FrameType) -> bool:
+    """Return True if the code of a frame is Peewee's own."""
+    module = frame.f_globals.get("__name__", "")
+    return bool(module == "peewee" or module.startswith("playhouse."))
+
+
+def refuse_peewee(frame: FrameType, name: str, target: Any) -> None:
+    """Raise BlockingCallError if a call comes from Peewee's own code.
+
+    That would drop the pending call on the floor: `with db.atomic():` would open no
+    transaction, `1 in User` would always be true.
+    """
+    if not is_peewee(frame):
+        return
+    awaited = f"await db.{name}(...)" if isinstance(target, peewee.Database) else "the awaited form"
+    instead = f"{awaited}, or await db.run(function, ...) for code that calls it"
+    raise BlockingCallError(f"Peewee's own call of {name}()", instead)
+
+
+def install_dual(cls: type, names: Iterable[str], pend: Pend) -> None:
+    """Make the methods of these names dual on a class: its own, and what its bases bring undone.
+
+    An own method is wrapped. An inherited one that is not dual (a plain mixin's,
+    playhouse.signals', Peewee's) gets a forwarder by super(), so that diamonds hold.
+    """
+    for name in names:
+        own = cls.__dict__.get(name)
+        function = own.__func__ if isinstance(own, classmethod) else own
+        if own is None:
+            inherited = inspect.getattr_static(cls, name, None)
+            if inherited is None or is_dual(inherited):
+                continue
+            own = inherited
+            function = _forwarder(cls, name, inherited)
+        elif is_dual(own) or not callable(function):
+            continue
+        elif inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(
+                f"{cls.__name__}.{name} cannot be async: Peewee calls {name}() itself, on a worker. Write it "
+                f"as a plain method, which runs there as a whole, and await it as before"
+            )
+        wrapped = dual(name, function, pend)
+        setattr(cls, name, classmethod(wrapped) if isinstance(own, classmethod) else wrapped)
+
+
+def _forwarder(cls: type, name: str, inherited: Any) -> Callable[..., Any]:
+    def forward(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return getattr(super(cls, self), name)(*args, **kwargs)
+
+    return functools.wraps(getattr(inherited, "__func__", inherited))(forward)
+
+
+def is_dual(method: Any) -> bool:
+    """Return True if the method was made by `dual`."""
+    return hasattr(getattr(method, "__func__", method), "is_dual")
+
+
+def pend_method(
+    target: Any, name: str, native: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> PendingCall[Any]:
+    """Make the pending call of a model's or instance's method."""
+    cls = target if isinstance(target, type) else type(target)
+    contexts = contexts_of(cls._meta.database)  # type: ignore[attr-defined]
+    function = sealed(native, target, *args, **kwargs)
+    return call_on_worker(f"{cls.__name__}.{name}", contexts, function, writes=name in WRITES)
+
+
+# The methods that only ever write, in one statement or a few at once. They queue at the write
+# gate instead of holding a worker while they wait for it; whatever else writes meets the
+# gate on its worker.
+WRITES = frozenset(
+    "create save delete_instance bulk_create bulk_update set_by_id delete_by_id "
+    "create_table drop_table truncate_table create_tables drop_tables".split()
+)
+
+
+def refuse_bind_ctx() -> None:
+    """Raise InterfaceError on the loop's thread, where bind_ctx() would reach other tasks."""
+    if on_loop_thread():
+        raise peewee.InterfaceError(
+            "bind_ctx() binds the models for every task of the process, and another task's row would land in "
+            "the wrong database; write: query.execute(database), or db.bind(models) once, at the start"
+        )
+
+
+def blocking(function: Callable[P, T]) -> Callable[P, DualValue[T]]:
+    """Make a model's own synchronous method dual, so that it can be awaited as a whole.
+
+    Without it `def publish(self): self.save(); Log.create()` called on the loop makes two
+    pending calls and awaits none.
+
+        class Post(AsyncModel):
+            @blocking
+            def publish(self): ...       # post.publish()  ->  await post.publish()
+
+    It runs on a worker, inside the task's transaction if there is one, in one hop. What it
+    returns or raises arrives; cancellation interrupts the statement that runs.
+    """
+    if inspect.iscoroutinefunction(function):
+        raise TypeError(f"@blocking is for plain functions; {function.__qualname__} is async already")
+    return dual(function.__name__, function, pend_method)

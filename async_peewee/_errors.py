@@ -1,0 +1,65 @@
+"""The exceptions of async_peewee, each under one of Peewee's own classes.
+
+    peewee.InterfaceError
+        BlockingCallError       a call would have blocked the event loop
+        PoolClosed              the pool is closed or is being closed
+        TransactionFinished     the block that held the connection is over
+    peewee.OperationalError
+        PoolTimeout             no worker became free in time
+        PoolFull                the queue for a worker is full
+    peewee.ImproperlyConfigured
+        ConfigurationError      a setting is not valid (also a ValueError)
+
+Errors of the database itself arrive exactly as Peewee raises them.
+"""
+
+from __future__ import annotations
+
+import peewee
+
+
+class BlockingCallError(peewee.InterfaceError):
+    """Raised when a call would block the thread that runs the event loop."""
+
+    __module__ = "async_peewee"
+
+    def __init__(self, what: str, instead: str, problem: str = "would block the event loop") -> None:
+        super().__init__(f"{what} {problem}; write instead: {instead}")
+
+
+class PoolClosed(peewee.InterfaceError):
+    """Raised when work is given to a pool that is closed or is being closed."""
+
+    __module__ = "async_peewee"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the pool of {name} is closed")
+
+
+class TransactionFinished(peewee.InterfaceError):
+    """Raised when a block's connection is used after the block has ended."""
+
+    __module__ = "async_peewee"
+
+
+class PoolTimeout(peewee.OperationalError):
+    """Raised when no worker became free within `acquire_timeout` seconds."""
+
+    __module__ = "async_peewee"
+
+
+class PoolFull(peewee.OperationalError):
+    """Raised when `max_waiting` calls are in the queue already."""
+
+    __module__ = "async_peewee"
+
+    def __init__(self, name: str, max_waiting: int) -> None:
+        super().__init__(
+            f"the pool of {name} has {max_waiting} calls waiting already (max_waiting={max_waiting})"
+        )
+
+
+class ConfigurationError(peewee.ImproperlyConfigured, ValueError):
+    """Raised when a setting of the pool is outside its accepted range."""
+
+    __module__ = "async_peewee"

@@ -1,0 +1,176 @@
+"""Job: one call on its way to a worker and back, and the queue of those that wait."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+from ._gate import WriteGate
+from ._loops import Parker
+
+
+class State(Enum):
+    QUEUED = "waits for a worker"
+    TAKEN = "given to a worker"
+    DROPPED = "never ran"
+    DONE = "finished"
+
+
+class Interrupted(Exception):
+    """Raised inside a job that was cancelled; its caller sees the cancellation instead."""
+
+
+class Job:
+    """One call on a worker, and what becomes of it."""
+
+    __slots__ = (
+        "after",
+        "at_gate",
+        "context",
+        "deadline",
+        "error",
+        "finished",
+        "function",
+        "gate",
+        "holds_gate",
+        "interrupted",
+        "label",
+        "parker",
+        "pin",
+        "pinned",
+        "result",
+        "state",
+        "unpin",
+        "worker",
+    )
+
+    def __init__(
+        self,
+        function: Callable[[], Any],
+        label: str,
+        *,
+        parker: Parker | None = None,
+        worker: Any = None,
+        gate: WriteGate | None = None,
+        pin: bool = False,
+        unpin: bool = False,
+    ) -> None:
+        self.function: Callable[[], Any] | None = function
+        self.label = label
+        self.parker = parker
+        # The Worker that must run it, then the one that does: a job does not know what that is.
+        self.worker: Any = worker
+        # The write gate that it has to pass, whether it waits there, and whether it is through.
+        self.gate = gate
+        self.at_gate = False
+        self.holds_gate = False
+        self.pin = pin
+        self.unpin = unpin
+        self.pinned = False
+        # A copy for each job: spans and tenants are the caller's, and what the job sets
+        # does not travel back.
+        self.context = contextvars.copy_context()
+        self.state = State.QUEUED
+        self.deadline = 0.0
+        self.interrupted = False
+        self.finished: threading.Event | None = None
+        self.result: Any = None
+        self.error: BaseException | None = None
+        # What the job wants done on the loop's thread once it has succeeded.
+        self.after: list[Callable[[], Any]] = []
+
+    def outcome(self) -> Any:
+        """Return or raise what the function did, once."""
+        error, result = self.error, self.result
+        self.error = self.result = None
+        if error is None:
+            return result
+        try:
+            raise error
+        finally:
+            del error  # the traceback refers to this frame: no cycle
+
+
+class JobQueue:
+    """Keep the jobs that wait: in order for the workers, and in order of their deadlines.
+
+    It has no lock and does nothing to a job but change its state: the pool decides under
+    its own lock and acts afterwards.
+    """
+
+    def __init__(self, acquire_timeout: float) -> None:
+        self._acquire_timeout = acquire_timeout
+        # For whichever worker is free next. One that was dropped stays until it is met,
+        # so dropping costs the same however long the queue is.
+        self._ready: deque[Job] = deque()
+        # Every job that waits, those before the write gate too. All have the same timeout,
+        # so the order of arrival is the order of the deadlines.
+        self._deadlines: deque[Job] = deque()
+        self.waiting = 0
+
+    @property
+    def ready(self) -> int:
+        return len(self._ready)
+
+    def wait(self, job: Job) -> None:
+        """Start the clock of a job that cannot run now."""
+        if not job.deadline:
+            job.deadline = time.monotonic() + self._acquire_timeout
+            self._deadlines.append(job)
+            self.waiting += 1
+
+    def put(self, job: Job) -> None:
+        """Let a job wait for a worker."""
+        self.wait(job)
+        self._ready.append(job)
+
+    def put_first(self, job: Job) -> None:
+        """Let a job wait for a worker again, in front of the others."""
+        self._ready.appendleft(job)
+
+    def pop(self) -> Job | None:
+        """Return the first job that still wants a worker."""
+        while self._ready:
+            job = self._ready.popleft()
+            if job.state is State.QUEUED:
+                return job
+        return None
+
+    def take(self, job: Job) -> None:
+        """Note that a worker has the job."""
+        self._leave(job, State.TAKEN)
+
+    def drop(self, job: Job) -> None:
+        """Note that the job will never run."""
+        self._leave(job, State.DROPPED)
+        job.function = None
+
+    def _leave(self, job: Job, state: State) -> None:
+        job.state = state
+        if job.deadline:
+            self.waiting -= 1
+            self._forget_settled()
+
+    def _forget_settled(self) -> None:
+        while self._deadlines and self._deadlines[0].state is not State.QUEUED:
+            self._deadlines.popleft()
+
+    def drop_overdue(self, now: float) -> list[Job]:
+        """Drop and return the jobs whose deadline has passed."""
+        overdue = []
+        while self._deadlines and self._deadlines[0].deadline <= now:
+            overdue.append(self._deadlines[0])
+            self.drop(self._deadlines[0])
+        return overdue
+
+    def drop_all(self) -> list[Job]:
+        """Drop and return every job that waits."""
+        return self.drop_overdue(float("inf"))
+
+    def next_deadline(self) -> float | None:
+        return self._deadlines[0].deadline if self._deadlines else None

@@ -1,0 +1,78 @@
+"""Pin: a worker held for one block, and what it takes to hold it and to let it go."""
+
+from __future__ import annotations
+
+import logging
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import peewee
+
+from ._driver import ConnectionDriver
+from ._errors import TransactionFinished
+from ._jobs import Job
+from ._loops import current_task, running_key, task_name
+from ._pool import WorkerPool
+from ._worker import Worker, current_worker
+
+logger = logging.getLogger("async_peewee")
+
+
+class Pin:
+    """A worker held for one block, and by whom."""
+
+    __slots__ = ("__weakref__", "_finalizer", "ended", "label", "pool", "worker")
+
+    def __init__(self, pool: WorkerPool, worker: Worker, label: str, task: Any) -> None:
+        self.pool = pool
+        self.worker = worker
+        self.label = f"{label} in task {task_name(task)!r}"
+        self.ended = False
+        worker.holder = (self.label, time.monotonic())
+        # A task can end without leaving its block. The finalizer runs wherever the garbage
+        # collector does, perhaps under a lock of ours: it may only put into the inbox.
+        self._finalizer = weakref.finalize(task, _reclaim, self)
+        self._finalizer.atexit = False
+
+    def check(self) -> None:
+        """Raise if the block has ended, or runs on another event loop."""
+        if self.ended:
+            raise TransactionFinished(
+                f"{self.label} has ended, and its connection serves others; make the call inside the block"
+            )
+        if self.pool.loop.key is not running_key():
+            raise peewee.InterfaceError(f"{self.label} belongs to another event loop")
+
+    def end(self) -> None:
+        self.ended = True
+        self._finalizer.detach()
+
+    def drop(self, clean_up: Callable[[], Any] = lambda: None) -> None:
+        """Give the worker back without waiting; safe wherever a finalizer may run."""
+        self.end()
+        self.worker.inbox.put(Job(clean_up, self.label, worker=self.worker, unpin=True))
+
+    def post(self, clean_up: Callable[[], Any]) -> None:
+        """Have something cleaned up on the worker without waiting; safe wherever a finalizer may run."""
+        self.worker.inbox.put(Job(clean_up, self.label, worker=self.worker))
+
+
+def _reclaim(pin: Pin) -> None:
+    logger.error("%s was never left; it is rolled back", pin.label)
+    pin.drop()
+
+
+def require_task() -> Any:
+    task = current_task(running_key())
+    if task is None:
+        raise peewee.InterfaceError("a connection context belongs to a task, and no task is running here")
+    return task
+
+
+def current_driver(database: Any) -> ConnectionDriver | None:
+    """Return the driver of the worker whose thread this is, None on another thread or database."""
+    worker = current_worker()
+    driver = worker.driver if worker is not None else None
+    return driver if isinstance(driver, ConnectionDriver) and driver.database is database else None

@@ -1,0 +1,222 @@
+"""Queries that can be awaited, iterated with `async for`, and streamed in chunks."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+import peewee
+
+from ._calls import PendingCall, call_on_worker, guard, on_loop_thread
+from ._contexts import ConnectionContexts, contexts_of
+from ._dual import install_dual
+from ._results import sealed
+from ._streams import Stream
+
+if TYPE_CHECKING:
+    from ._typed_queries import SelectCalls
+    from ._typing import DualList
+
+R = TypeVar("R")
+M = TypeVar("M", bound=peewee.Model)
+
+QUERY_METHODS = (
+    "execute peek first scalar scalars count exists get get_or_none prefetch create_table add remove clear"
+).split()
+
+# The compound operators and select_from() build a query of a class of their own choice.
+BUILDERS = (
+    "union_all union intersect except_ select_from "
+    "__add__ __or__ __and__ __sub__ __radd__ __ror__ __rand__ __rsub__"
+).split()
+
+
+def adopt(query: Any) -> Any:
+    """Give a query that Peewee has built its awaitable class; the builders keep it from there."""
+    if not isinstance(query, AsyncQuery):
+        query.__class__ = _async_class(type(query))  # type: ignore[arg-type]
+        if isinstance(query, peewee.SelectBase):
+            query._update_hash()  # type: ignore[attr-defined]  # it is made of the class, and compares tables in a FROM
+    return query
+
+
+@functools.cache
+def _async_class(cls: type) -> type:
+    made = type(f"Async{cls.__name__}", (AsyncQuery, cls), {"__module__": cls.__module__})
+    install_dual(made, QUERY_METHODS, _pend_query)
+    for name in BUILDERS:
+        if hasattr(cls, name):
+            setattr(made, name, _adopting(cls, name))
+    return made
+
+
+def _adopting(cls: type, name: str) -> Callable[..., Any]:
+    native = getattr(cls, name)
+
+    @functools.wraps(native)
+    def build(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return adopt(native(self, *args, **kwargs))
+
+    return build
+
+
+def _pend_query(
+    query: Any, name: str, native: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> PendingCall[Any]:
+    contexts = _contexts_for(query, name, args, kwargs)
+    label = f"{_describe(query)}.{name}"
+    if name == "execute" and _is_filled(query):
+        return call_on_worker(label, contexts, lambda: query._cursor_wrapper)
+    # A clone: execution changes a query, and two tasks may share this one.
+    clone = _clone(query)
+    writes = isinstance(query, peewee._WriteQuery) or name in ("add", "remove", "clear")
+    function = sealed(native, clone, *args, **kwargs)
+    return call_on_worker(label, contexts, function, writes=writes, then=_give_back(query, clone))
+
+
+def _contexts_for(query: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ConnectionContexts:
+    """Return the contexts of the database a call is for: its own argument, else the query's."""
+    given = kwargs.get("database")
+    if args and isinstance(args[0], (peewee.Database, peewee.Proxy)):
+        given = args[0]
+    return contexts_of(given if given is not None else query._database)
+
+
+def _clone(query: Any) -> Any:
+    clone = query.clone()
+    if _is_filled(query):
+        clone._cursor_wrapper = query._cursor_wrapper
+    return clone
+
+
+def _give_back(query: Any, clone: Any) -> Callable[[Any], Any]:
+    def then(result: Any) -> Any:
+        # So that `for`, len() and indexing work on the user's query too, as in Peewee. A
+        # wrapper that get() or first() left half read stays behind with the clone.
+        if _is_filled(clone):
+            query._cursor_wrapper = clone._cursor_wrapper
+        return result
+
+    return then
+
+
+def _is_filled(query: Any) -> bool:
+    # `is not None` would not do: first() leaves a wrapper that is open and half read.
+    return query._cursor_wrapper is not None and query._cursor_wrapper.populated
+
+
+def _describe(query: Any) -> str:
+    model = getattr(query, "model", None)
+    kind = type(query).__name__.removeprefix("Async").removeprefix("Model")
+    return f"{getattr(model, '__name__', 'query')}.{kind.lower()}()"
+
+
+class AsyncQuery:
+    """What every query of an asynchronous model can do besides being Peewee's."""
+
+    model: Any
+    clone: Any
+    _database: Any
+    _load_tree: Any
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        """Execute the query; `await query` is `await query.execute()`."""
+        return self.execute().__await__()  # type: ignore[attr-defined, no-any-return]
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        """Execute the query once and give its rows; they stay in the query, as with `for`."""
+        return Rows(self)
+
+    def iterator(self, database: Any = None) -> Any:
+        """Stream the rows of the query, at most a chunk of them in memory.
+
+            for row in query.iterator()   ->   async for row in query.iterator()
+
+        On the loop's thread: an asynchronous iterator that pins a worker until it is
+        exhausted, closed (`aclose()`, `async with`) or dropped by `break`; inside a block it
+        uses the block's connection. Elsewhere: Peewee's own generator. Raises
+        ValueError with with_related(). Cancellation interrupts the fetch and ends the stream.
+        """
+        if not on_loop_thread():
+            return super().iterator(database)  # type: ignore[misc]
+        if getattr(self, "_load_tree", None):
+            raise ValueError("with_related() is incompatible with iterator().")
+        used = database if database is not None else self._database
+        return Stream(contexts_of(used), used, self.clone(), f"{_describe(self)}.iterator")
+
+    def __iter__(self) -> Iterator[Any]:
+        self._guard("for row in query", "async for row in query, or await query.execute()")
+        return super().__iter__()  # type: ignore[misc, no-any-return]
+
+    def __len__(self) -> int:
+        self._guard("len(query)", "await query.count(), or len(await query.execute())")
+        return super().__len__()  # type: ignore[misc, no-any-return]
+
+    def __bool__(self) -> bool:
+        # Peewee has none, and Python falls back to len(), which runs the query.
+        self._guard("the truth of a query", "await query.exists()")
+        return len(self) > 0
+
+    def __getitem__(self, index: Any) -> Any:
+        self._guard("query[...]", "await query.first(), or (await query.limit(n).execute())[...]")
+        return super().__getitem__(index)  # type: ignore[misc]
+
+    def __contains__(self, row: Any) -> bool:
+        self._guard("x in query", "await query.where(...).exists()")
+        return any(row == other for other in self)
+
+    def _guard(self, what: str, instead: str) -> None:
+        if not _is_filled(self):
+            guard(what, instead)
+
+
+class Rows:
+    """The rows of a query that is executed when the first one is asked for.
+
+    Not an asynchronous generator: those complain when a loop is left early.
+    """
+
+    def __init__(self, query: AsyncQuery) -> None:
+        self._query = query
+        self._rows: Iterator[Any] | None = None
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        if self._rows is None:
+            self._rows = iter(await self._query)
+        for row in self._rows:
+            return row
+        raise StopAsyncIteration
+
+
+@overload
+def prefetch(query: SelectCalls[R], *subqueries: Any, **options: Any) -> DualList[R]: ...
+@overload
+def prefetch(query: peewee.ModelSelect[M], *subqueries: Any, **options: Any) -> DualList[M]: ...
+def prefetch(query: Any, *subqueries: Any, **options: Any) -> Any:
+    """Run a query and the queries for its related rows, and put them together.
+
+        peewee.prefetch(users, tweets)   ->   await prefetch(users, tweets)
+
+    Runs on one worker as one call. Returns a list of model instances whose back-references
+    are lists. Takes what Peewee's prefetch() takes, models and (query, model) tuples too.
+    Cancellation interrupts the query that runs.
+    """
+    if not on_loop_thread():
+        return peewee.prefetch(query, *subqueries, **options)
+    clones = [_clone_of(item) for item in subqueries]
+    function = sealed(_prefetch_list, query.clone(), *clones, **options)
+    return call_on_worker(f"{_describe(query)}.prefetch", contexts_of(query._database), function)
+
+
+def _prefetch_list(query: Any, *subqueries: Any, **options: Any) -> list[Any]:
+    return list(peewee.prefetch(query, *subqueries, **options))
+
+
+def _clone_of(item: Any) -> Any:
+    if isinstance(item, tuple):
+        return (_clone_of(item[0]), *item[1:])
+    return item.clone() if isinstance(item, peewee.BaseQuery) else item

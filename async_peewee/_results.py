@@ -1,0 +1,86 @@
+"""Results that may leave a worker: filled, buffered, bound to no thread."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from types import GeneratorType
+from typing import Any
+
+import peewee
+
+# Peewee's own table of driver errors; fetching is outside of it in Peewee itself.
+driver_errors = vars(peewee)["__exception_wrapper__"]
+
+
+class BufferedCursor:
+    """All that a DB-API cursor had to say, read on the worker: rows, description, counts."""
+
+    def __init__(self, cursor: Any) -> None:
+        self.description: Any = cursor.description
+        with driver_errors:
+            # No description: the statement returns no rows, and asking for some is an error.
+            self._rows: list[Any] = cursor.fetchall() if self.description is not None else []
+        # After the rows: sqlite3 counts the rows of RETURNING as they are fetched.
+        self.rowcount: int = getattr(cursor, "rowcount", -1)
+        self.lastrowid: Any = getattr(cursor, "lastrowid", None)
+        self._position = 0
+        cursor.close()
+
+    def fetchone(self) -> Any:
+        if self._position >= len(self._rows):
+            return None
+        self._position += 1
+        return self._rows[self._position - 1]
+
+    def fetchmany(self, size: int = 1) -> Sequence[Any]:
+        start = self._position
+        self._position = min(start + size, len(self._rows))
+        return self._rows[start : self._position]
+
+    def fetchall(self) -> list[Any]:
+        start, self._position = self._position, len(self._rows)
+        return self._rows[start:]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.fetchall())
+
+    def close(self) -> None:
+        """Do nothing: the real cursor was closed on its worker."""
+
+
+def fill(wrapper: Any) -> Any:
+    """Read all rows of a Peewee CursorWrapper; it then needs no connection any more."""
+    if not wrapper.populated:
+        if not isinstance(wrapper.cursor, BufferedCursor):
+            wrapper.cursor = BufferedCursor(wrapper.cursor)
+        wrapper.fill_cache()
+    return wrapper
+
+
+def seal(result: Any) -> Any:
+    """Make a result fit to leave the worker: filled if it is lazy, buffered if it is a raw cursor."""
+    if isinstance(result, peewee.CursorWrapper):
+        return fill(result)
+    if isinstance(result, peewee.BaseQuery):
+        wrapper = vars(result).get("_cursor_wrapper")
+        if wrapper is not None:
+            fill(wrapper)
+    elif isinstance(result, GeneratorType):
+        # Peewee's own generators (iterator(), scalars()) read from the connection as they
+        # go. One of the user's own is left alone: it may well mean to run on the loop.
+        if result.gi_code.co_filename == sys.modules["peewee"].__file__:
+            return list(result)
+    elif _is_raw_cursor(result):
+        return BufferedCursor(result)
+    return result
+
+
+def _is_raw_cursor(result: Any) -> bool:
+    kind = type(result)
+    return hasattr(kind, "fetchall") and hasattr(kind, "execute") and not isinstance(result, BufferedCursor)
+
+
+def sealed(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[[], Any]:
+    """Return a call of `function` whose result may leave the worker."""
+    return lambda: seal(function(*args, **kwargs))

@@ -1,0 +1,58 @@
+"""What type checkers are told of results; no part of it exists when the program runs.
+
+A dual method returns one thing on an event loop, a PendingCall, and another on a worker, its
+result. No type is both, so these are: awaitable on the one side, the result on the other. The
+names say what they stand for on a worker. Peewee's own stubs, peewee-stubs, are underneath.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Generator, Iterator
+from types import TracebackType
+from typing import Any, Generic, SupportsIndex, TypeVar, overload
+
+import peewee
+from typing_extensions import Self
+
+T = TypeVar("T")
+
+class Dual(Awaitable[T]):
+    """The result of a dual method: awaited, a T."""
+
+    def __await__(self) -> Generator[Any, Any, T]: ...
+
+# bool and None cannot be subclassed, and `User | None` neither: on a worker these are Any. So are
+# tuples, whose subclasses mypy would not report as never awaited.
+class DualValue(Dual[T], Any): ...  # type: ignore[misc]
+class DualInt(int, Dual[int]): ...
+class DualList(list[T], Dual[list[T]]): ...
+
+class Rows(peewee.CursorWrapper, Generic[T]):
+    """The filled result of a query: Peewee's CursorWrapper, which knows its rows."""
+
+    def __iter__(self) -> Iterator[T]: ...
+    @overload
+    def __getitem__(self, item: SupportsIndex) -> T: ...
+    @overload
+    def __getitem__(self, item: slice) -> list[T]: ...
+    def __len__(self) -> int: ...
+
+class DualRows(Rows[T], Dual[Rows[T]]): ...
+
+class RowStream(AsyncIterator[T], Iterator[T]):
+    """What iterator() returns: an asynchronous iterator on the loop, a generator elsewhere."""
+
+    async def __anext__(self) -> T: ...
+    def __next__(self) -> T: ...
+    async def aclose(self) -> None: ...
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+class AwaitableModel(peewee.Model):
+    """A model whose instances may be awaited as far as types go, and are themselves then.
+
+    At run time an instance cannot be awaited. But `Model.create()` is typed as an instance
+    for the sake of workers, and so is `tweet.user`, and both are awaited on a loop.
+    """
+
+    def __await__(self) -> Generator[Any, Any, Self]: ...

@@ -1,0 +1,277 @@
+"""Worker: one thread, one connection, jobs one after another, and an interrupt that cannot miss.
+
+The worker knows callables, not Peewee: what it does to its connection goes through a
+Driver. Jobs come to it from the pool, in its own inbox (pinned) or from the shared queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import anyio
+
+from ._driver import Driver
+from ._errors import PoolClosed
+from ._gate import WriteGate
+from ._jobs import Interrupted, Job, State
+
+logger = logging.getLogger("async_peewee")
+
+# How long a worker without work sleeps before it looks whether its loop and its process
+# still live, in seconds. Half a second is what a program may notice when it ends.
+TICK = 0.5
+
+# The pauses between attempts to interrupt one job, in seconds: the first attempt may fall
+# between two statements of it.
+PAUSES = (0.02, 0.04, 0.08, 0.16, 0.25)
+
+# How long a job is interrupted politely before its connection is shut down, in seconds.
+GRACE = 5.0
+
+
+class Dispatcher(Protocol):
+    """What a worker needs from its pool."""
+
+    def started(self, worker: Worker) -> bool: ...
+    def take(self, worker: Worker) -> Job | None: ...
+    def claim(self, worker: Worker, job: Job) -> bool: ...
+    def finish(self, worker: Worker, job: Job) -> Job | None: ...
+    def reply(self, job: Job) -> None: ...
+    def should_end(self, worker: Worker) -> bool: ...
+    def ended(self, worker: Worker) -> None: ...
+
+
+class _Here(threading.local):
+    worker: Worker | None = None
+
+
+_here = _Here()
+
+
+def current_worker() -> Worker | None:
+    """Return the worker whose thread this is, None on any other thread."""
+    return _here.worker
+
+
+def forget_worker() -> None:
+    """After a fork, in the child: its one thread may have been a worker of the parent."""
+    _here.worker = None
+
+
+class Worker:
+    """Serve jobs on one thread until the pool, the loop or the process ends."""
+
+    def __init__(self, pool: Dispatcher, driver: Driver, name: str) -> None:
+        self.name = name
+        self.driver = driver
+        # None in the inbox means: end.
+        self.inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._pool = pool
+        # Protects _job. An interrupt checks and strikes under it, so it cannot hit the
+        # next job; the worker waits here while an interrupt is under way.
+        self._guard = threading.Lock()
+        self._job: Job | None = None
+        self._held_gate: WriteGate | None = None
+        self._visits: list[Callable[[], None]] = []
+        # Below: the pool's, under the pool's lock.
+        self.pinned = False
+        self.holder: tuple[str, float] | None = None
+        self.is_started = False
+        self.is_stopping = False
+        self.idle_since = 0.0
+        self.running: Job | None = None
+        self.gone: anyio.Event | None = None
+
+    # -- on the worker's own thread ---------------------------------------------------
+
+    def serve(self) -> None:
+        """Take jobs and run them; return when there is no more to do for this worker."""
+        if not self._pool.started(self):
+            return
+        thread = threading.current_thread()
+        borrowed_name, thread.name = thread.name, self.name
+        _here.worker = self
+        try:
+            job = self._pool.take(self) or self._wait()
+            while job is not None:
+                job = self._perform(job) or self._wait()
+        finally:
+            self._close()
+            self._leave_gate()
+            self._refuse_rest()
+            _here.worker = None
+            thread.name = borrowed_name
+            self._pool.ended(self)
+
+    def _wait(self) -> Job | None:
+        while True:
+            try:
+                return self.inbox.get(timeout=TICK)
+            except queue.Empty:
+                if self._pool.should_end(self):
+                    return None
+
+    def _perform(self, job: Job) -> Job | None:
+        if job.state is not State.TAKEN and not self._pool.claim(self, job):
+            return None
+        if job.holds_gate:
+            self._held_gate = job.gate
+        self._run(job)
+        self._clean_up(job)
+        # First free, then answered: when control returns to the caller, the worker that
+        # served it can be had again.
+        following = self._pool.finish(self, job)
+        self._pool.reply(job)
+        # Last: the next writer goes to an idle worker, and the last to have become idle,
+        # warmest of all, is this one.
+        if self._held_gate is not None and not self.driver.in_transaction():
+            self._leave_gate()
+        return following
+
+    def _run(self, job: Job) -> None:
+        function, job.function = job.function, None
+        with self._guard:
+            self._job = job
+        try:
+            self.check_interrupted()
+            if not self.pinned:
+                self.driver.ready(self.check_interrupted)
+            assert function is not None
+            job.result = job.context.run(function)
+        except StopIteration as error:
+            # A coroutine cannot raise it: Python would turn it into something vaguer.
+            job.error = RuntimeError(f"{job.label} raised StopIteration")
+            job.error.__cause__ = error
+        except BaseException as error:
+            job.error = error
+        finally:
+            with self._guard:
+                self._job = None
+            # Whatever the function held (a cursor in a query) is let go on this thread.
+            del function
+
+    def _clean_up(self, job: Job) -> None:
+        # Whatever fails here, the caller must be answered: it waits, and cannot be cancelled.
+        try:
+            for leave in self._visits:
+                leave()
+            stays = (self.pinned or (job.pin and job.error is None)) and not job.unpin
+            if stays:
+                self.driver.note_job_end()
+            else:
+                self.driver.settle()
+        except Exception:
+            logger.exception(
+                "%s: cleaning up after %s failed, the connection is dropped", self.name, job.label
+            )
+            self._close()
+        finally:
+            self._visits.clear()
+
+    def _close(self) -> None:
+        try:
+            self.driver.close()
+        except Exception:
+            logger.exception("%s: its connection could not be closed", self.name)
+
+    def _refuse_rest(self) -> None:
+        while True:
+            try:
+                job = self.inbox.get_nowait()
+            except queue.Empty:
+                return
+            if job is not None:
+                if job.holds_gate and job.gate is not None:
+                    job.gate.leave()
+                job.error = PoolClosed(self.name)
+                self._pool.reply(job)
+
+    def at_job_end(self, callback: Callable[[], None]) -> None:
+        """Have `callback` run when the current job has ended, whatever became of it."""
+        self._visits.append(callback)
+
+    def check_interrupted(self) -> None:
+        """Raise Interrupted if the running job was cancelled."""
+        job = self._job
+        if job is not None and job.interrupted:
+            raise Interrupted(f"{job.label} was cancelled")
+
+    def defer(self, callback: Callable[[], Any]) -> None:
+        """Have `callback` run on the loop's thread when the current job has succeeded."""
+        job = self.running
+        assert job is not None
+        job.after.append(callback)
+
+    @contextmanager
+    def uninterrupted(self) -> Iterator[None]:
+        """Let no interrupt reach what runs inside: nobody could say what became of a COMMIT."""
+        with self._guard:
+            job, self._job = self._job, None
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._job = job
+
+    def enter_gate(self, gate: WriteGate, timeout: float) -> bool:
+        """Hold the gate until the job or its transaction ends; False: not within `timeout` seconds."""
+        if self._held_gate is not None:
+            return True
+        job = self._job
+        if not gate.enter_blocking(timeout, lambda: job is not None and job.interrupted):
+            self.check_interrupted()
+            return False
+        self._held_gate = gate
+        return True
+
+    def _leave_gate(self) -> None:
+        gate, self._held_gate = self._held_gate, None
+        if gate is not None:
+            gate.leave()
+
+    def describe(self, now: float) -> str:
+        """Say what holds this worker, for the message of a PoolTimeout."""
+        if self.holder is not None:
+            label, since = self.holder
+            return f"{label} for {now - since:.1f} s"
+        job = self.running
+        return job.label if job is not None else ""
+
+    # -- from any thread --------------------------------------------------------------
+
+    def cancel(self, job: Job) -> None:
+        """Interrupt `job`, again and again until it has ended, from a thread made for that.
+
+        Not the loop's thread: an interrupt may talk to a server that does not answer. Not a
+        worker: all of them may be busy.
+        """
+        job.finished = threading.Event()
+        job.interrupted = True
+        threading.Thread(
+            target=self._pursue, args=(job, job.finished), name=f"{self.name} interrupt", daemon=True
+        ).start()
+
+    def _pursue(self, job: Job, finished: threading.Event) -> None:
+        kill_at = time.monotonic() + GRACE
+        attempt = 0
+        while job.state is not State.DONE:
+            self._strike(job, kill=time.monotonic() >= kill_at)
+            if finished.wait(PAUSES[min(attempt, len(PAUSES) - 1)]):
+                return
+            attempt += 1
+
+    def _strike(self, job: Job, kill: bool) -> None:
+        # Decided and done under the guard: see __init__.
+        with self._guard:
+            if self._job is not job:
+                return
+            if kill:
+                self.driver.kill()
+            else:
+                self.driver.interrupt()

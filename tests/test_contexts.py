@@ -1,0 +1,314 @@
+"""Who is on which connection: tasks, children, hand-over, two databases, several loops."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from pathlib import Path
+from typing import Any
+
+import anyio
+import peewee
+import pytest
+
+from async_peewee import AsyncSqliteDatabase, PoolClosed, PoolTimeout, TransactionFinished, aio
+from tests.support import Maker, Models, wait_until
+
+
+async def test_a_child_task_is_outside_its_parents_transaction(make_database: Maker) -> None:
+    """A child's call commits by itself, and stays when the parent rolls back."""
+    async with make_database() as database:
+        models = Models(database)
+        await database.create_tables(models.all)
+        seen: list[int] = []
+
+        async def child() -> None:
+            assert not database.in_transaction()
+            seen.append(await models.User.select().count())
+
+        with pytest.raises(ValueError, match="roll back"):
+            async with database.atomic():
+                await models.User.create(name="parent")
+                async with anyio.create_task_group() as group:
+                    group.start_soon(child)
+                raise ValueError("roll back")
+        assert seen == [0]
+
+
+async def test_a_childs_row_stays_when_the_parent_rolls_back(make_database: Maker) -> None:
+    """The child writes before the parent does, so that SQLite's one writer is free."""
+    async with make_database() as database:
+        models = Models(database)
+        await database.create_tables(models.all)
+        with pytest.raises(ValueError, match="roll back"):
+            async with database.connection_context():
+                async with anyio.create_task_group() as group:
+                    group.start_soon(_create, models, "child")
+                async with database.atomic():
+                    await models.User.create(name="parent")
+                    raise ValueError("roll back")
+        assert [user.name async for user in models.User.select()] == ["child"]
+
+
+async def _create(models: Models, name: str) -> None:
+    await models.User.create(name=name)
+
+
+async def test_a_handed_over_connection_is_inside_the_transaction(models: Models) -> None:
+    """A child that enters the shared connection rolls back with its parent."""
+
+    async def child(connection: Any) -> None:
+        async with connection:
+            assert models.database.in_transaction()
+            await models.User.create(name="child")
+        assert not models.database.in_transaction()
+
+    with pytest.raises(ValueError, match="roll back"):
+        async with models.database.atomic():
+            await models.User.create(name="parent")
+            async with anyio.create_task_group() as group:
+                group.start_soon(child, models.database.share_connection())
+            assert await models.User.select().count() == 2
+            raise ValueError("roll back")
+    assert await models.User.select().count() == 0
+
+
+async def test_statements_of_two_tasks_on_one_connection_never_interleave(sqlite_models: Models) -> None:
+    """Each call on a shared connection runs from its beginning to its end before the next."""
+    database = sqlite_models.database
+    steps: list[str] = []
+
+    def work(name: str) -> None:
+        steps.append(f"{name} begins")
+        database.execute_sql("SELECT 1")
+        steps.append(f"{name} ends")
+
+    async def child(connection: Any, name: str) -> None:
+        async with connection:
+            await database.run(work, name)
+
+    async with database.atomic(), anyio.create_task_group() as group:
+        connection = database.share_connection()
+        for name in "abc":
+            group.start_soon(child, connection, name)
+        await database.run(work, "parent")
+    pairs = [
+        (first.split()[0], second.split()[0]) for first, second in zip(steps[::2], steps[1::2], strict=True)
+    ]
+    assert len(pairs) == 4
+    assert all(first == second for first, second in pairs)
+
+
+async def test_a_shared_connection_is_refused_after_its_block(sqlite_models: Models) -> None:
+    """So is a call that was made inside the block and awaited after it."""
+    async with sqlite_models.database.atomic():
+        shared = sqlite_models.database.share_connection()
+        late = sqlite_models.User.create(name="late")
+    with pytest.raises(TransactionFinished, match="has ended"):
+        await shared.__aenter__()
+    with pytest.raises(TransactionFinished, match=r"atomic\(\) in task"):
+        await late
+    assert await sqlite_models.User.select().count() == 0
+
+
+async def test_sharing_nothing_is_refused(sqlite_db: AsyncSqliteDatabase) -> None:
+    with pytest.raises(peewee.InterfaceError, match="share_connection"):
+        sqlite_db.share_connection()
+
+
+async def test_two_databases_are_never_mixed_up(tmp_path: Path) -> None:
+    """Inside a transaction on one, a query on the other goes there, and stays when the first rolls back."""
+    async with AsyncSqliteDatabase(tmp_path / "a.db") as a, AsyncSqliteDatabase(tmp_path / "b.db") as b:
+        first, second = Models(a), Models(b)
+        await a.create_tables(first.all)
+        await b.create_tables(second.all)
+        with pytest.raises(ValueError, match="roll back"):
+            async with a.atomic():
+                await first.User.create(name="a")
+                await second.User.create(name="b")
+                assert a.in_transaction()
+                assert not b.in_transaction()
+                raise ValueError("roll back")
+        assert await first.User.select().count() == 0
+        assert [user.name async for user in second.User.select()] == ["b"]
+
+
+async def test_one_databases_worker_visits_another_without_staying(tmp_path: Path) -> None:
+    """A function that uses two databases leaves no connection of the second on the first one's worker."""
+    async with AsyncSqliteDatabase(tmp_path / "a.db", pool_size=1) as a:
+        b = AsyncSqliteDatabase(tmp_path / "b.db")
+        await a.run(lambda: b.execute_sql("CREATE TABLE t (x)"))
+        assert await a.run(lambda: vars(b._state)["closed"])
+
+
+async def test_aio_of_a_function_runs_inside_the_tasks_block(models: Models) -> None:
+    """Of several databases, aio(function) takes the one whose connection the task holds."""
+    other = AsyncSqliteDatabase(":memory:")
+    with pytest.raises(ValueError, match="roll back"):
+        async with models.database.atomic():
+            await aio(lambda: models.User.create(name="a"))
+            raise ValueError("roll back")
+    assert await models.User.select().count() == 0
+    await other.close()
+
+
+async def test_all_workers_pinned_and_each_wanting_another_gives_a_clear_error(make_database: Maker) -> None:
+    """PoolTimeout after acquire_timeout names the holders; later calls work."""
+    async with make_database(pool_size=2, acquire_timeout=0.3) as database:
+        both = anyio.Event()
+        inside: list[str] = []
+        errors: list[PoolTimeout] = []
+
+        async def child() -> None:
+            try:
+                await database.execute_sql("SELECT 1")
+            except PoolTimeout as error:
+                errors.append(error)
+
+        async def holder() -> None:
+            async with database.connection_context():
+                inside.append("in")
+                if len(inside) == 2:
+                    both.set()
+                await both.wait()
+                async with anyio.create_task_group() as group:
+                    group.start_soon(child)
+                # Nobody leaves early: that would free a worker for the other's child.
+                await wait_until(lambda: len(errors) == 2)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(holder)
+            group.start_soon(holder)
+        assert len(errors) == 2
+        assert "pool size 2" in str(errors[0])
+        assert str(errors[0]).count("connection_context() in task") == 2
+        assert (await database.execute_sql("SELECT 42")).fetchone() == (42,)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_task_that_ends_inside_its_block_is_rolled_back(
+    make_database: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its worker comes back, nothing is committed, and the log names the task."""
+    async with make_database(pool_size=1) as database:
+        models = Models(database)
+        await database.create_tables(models.all)
+
+        async def forgetful() -> None:
+            await database.atomic().__aenter__()
+            await models.User.create(name="orphan")
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(forgetful, name="forgetful")
+        gc.collect()
+        await wait_until(lambda: database.stats().pinned == 0)
+        assert await models.User.select().count() == 0
+        assert "'forgetful" in caplog.text or "forgetful" in caplog.text
+
+
+async def test_close_refuses_and_reopening_works(make_database: Maker) -> None:
+    """After close() a call raises PoolClosed, closing again is a no-op, connect() reopens."""
+    database = make_database()
+    assert database.is_closed()
+    assert await database.connect() is True
+    assert not database.is_closed()
+    with pytest.raises(peewee.OperationalError, match="already opened"):
+        await database.connect()
+    assert await database.connect(reuse_if_open=True) is False
+    assert await database.close() is True
+    assert await database.close() is False
+    with pytest.raises(PoolClosed, match="closed"):
+        await database.execute_sql("SELECT 1")
+    await database.connect()
+    assert (await database.execute_sql("SELECT 42")).fetchone() == (42,)
+    await database.close()
+
+
+async def test_entries_of_async_with_are_counted(sqlite_db: AsyncSqliteDatabase) -> None:
+    async with sqlite_db:
+        async with sqlite_db:
+            pass
+        assert not sqlite_db.is_closed()
+    assert sqlite_db.is_closed()
+
+
+async def test_a_wrong_address_shows_at_connect(tmp_path: Path) -> None:
+    """The error is Peewee's, and no pool and no thread stay behind."""
+    database = AsyncSqliteDatabase(tmp_path / "missing" / "test.db")
+    with pytest.raises(peewee.OperationalError):
+        await database.connect()
+    assert database.is_closed()
+
+
+async def test_closing_inside_ones_own_block_is_refused(sqlite_db: AsyncSqliteDatabase) -> None:
+    async with sqlite_db.atomic():
+        with pytest.raises(peewee.OperationalError, match="transaction is open"):
+            await sqlite_db.close()
+
+
+async def test_autoconnect_off_wants_an_explicit_connect(tmp_path: Path) -> None:
+    database = AsyncSqliteDatabase(tmp_path / "test.db", autoconnect=False)
+    with pytest.raises(peewee.InterfaceError, match="not opened"):
+        await database.execute_sql("SELECT 1")
+    await database.connect()
+    await database.execute_sql("SELECT 1")
+    await database.close()
+
+
+async def test_memory_is_one_worker_and_one_database(anyio_backend: Any) -> None:
+    """All tasks see one :memory: database, whatever pool size was asked for."""
+    async with AsyncSqliteDatabase(":memory:", pool_size=8) as database:
+        models = Models(database)
+        await database.create_tables(models.all)
+        async with anyio.create_task_group() as group:
+            for number in range(16):
+                group.start_soon(_create, models, str(number))
+        assert await models.User.select().count() == 16
+        assert database.stats().workers == 1
+
+
+def test_two_loops_in_two_threads_share_a_database_object(tmp_path: Path) -> None:
+    """Each loop has workers of its own; writers of both queue at one gate."""
+    database = AsyncSqliteDatabase(tmp_path / "test.db", pool_size=2)
+    models = Models(database)
+    database.create_tables(models.all)
+    database.close()
+    start = threading.Barrier(2)
+    errors: list[BaseException] = []
+
+    async def main(name: str) -> None:
+        async with database:
+            start.wait()
+            for number in range(50):
+                async with database.atomic():
+                    await models.User.create(name=f"{name} {number}")
+
+    def run(name: str) -> None:
+        try:
+            asyncio.run(main(name))
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    with database:
+        assert models.User.select().count() == 100
+
+
+async def test_a_connection_that_user_code_has_closed_is_replaced(make_database: Maker) -> None:
+    """Outside a block and inside one, where the rest of the block is refused."""
+    async with make_database(pool_size=1) as database:
+        with anyio.fail_after(5):
+            await database.run(lambda: database.connection().close())
+            assert (await database.execute_sql("SELECT 42")).fetchone() == (42,)
+            with pytest.raises(peewee.PeeweeException):
+                async with database.atomic():
+                    await database.run(lambda: database.connection().close())
+                    await database.execute_sql("SELECT 1")
+            assert (await database.execute_sql("SELECT 42")).fetchone() == (42,)
+        assert database.stats().pinned == 0

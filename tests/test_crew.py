@@ -1,0 +1,207 @@
+"""The crew of a pool without a database: workers that retire, close(), loops and runs that end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import anyio
+import pytest
+
+from async_peewee import PoolClosed, _worker
+from async_peewee._jobs import Job
+from async_peewee._worker import current_worker
+from tests.fakes import Blocker, FakePool, all_running, until_interrupted
+from tests.support import on_asyncio, wait_until, worker_threads
+
+
+async def test_idle_workers_retire_down_to_the_minimum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They close their connection on their own thread; the last ones stay."""
+    monkeypatch.setattr(_worker, "TICK", 0.02)
+    async with FakePool(pool_size=4, pool_min_size=1, idle_timeout=0.05) as fake:
+        blockers = [Blocker() for _ in range(4)]
+        async with anyio.create_task_group() as group:
+            for blocker in blockers:
+                group.start_soon(fake.run, blocker)
+            for blocker in blockers:
+                await wait_until(blocker.running.is_set)
+                blocker.end.set()
+        await wait_until(lambda: fake.pool.stats().workers == 1)
+        assert sum("close" in driver.calls for driver in fake.drivers) == 3
+        assert await fake.run(lambda: 42) == 42
+
+
+async def test_idle_workers_that_look_at_once_leave_the_minimum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even while the loop is busy and has not taken note of those that have gone."""
+    monkeypatch.setattr(_worker, "TICK", 0.01)
+    async with FakePool(pool_size=6, pool_min_size=2, idle_timeout=0.05) as fake:
+        for blocker in await all_running(fake, 6):
+            blocker.end.set()
+        end = time.monotonic() + 5
+        while len(worker_threads()) > 2 and time.monotonic() < end:
+            time.sleep(0.01)  # on the loop's thread, on purpose
+        time.sleep(0.2)  # for those that would go too far
+        assert len(worker_threads()) == 2
+        await wait_until(lambda: fake.pool.stats().workers == 2)
+
+
+async def test_a_pinned_worker_does_not_retire(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_worker, "TICK", 0.01)
+    async with FakePool(pool_size=2, pool_min_size=0, idle_timeout=0.02) as fake:
+        worker = await fake.run(current_worker, pin=True)
+        blocker = (await all_running(fake, 1))[0]
+        blocker.end.set()
+        await wait_until(lambda: fake.pool.stats().workers == 1)
+        assert await fake.run(current_worker, worker=worker, unpin=True) is worker
+        await wait_until(lambda: fake.pool.stats().workers == 0)
+        assert await fake.run(lambda: 42) == 42
+
+
+async def test_close_lets_running_jobs_end_and_fails_waiting_ones() -> None:
+    """Twice, and at the same time from two tasks; afterwards the pool refuses."""
+    fake = FakePool(pool_size=1)
+    blocker, outcomes = Blocker(), []
+
+    async def call(function: Any) -> None:
+        try:
+            outcomes.append(await fake.run(function))
+        except PoolClosed as error:
+            outcomes.append(str(error))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(call, blocker)
+        await wait_until(blocker.running.is_set)
+        group.start_soon(call, lambda: "never")
+        await wait_until(lambda: fake.pool.stats().waiting == 1)
+        async with anyio.create_task_group() as closing:
+            for _ in range(2):
+                closing.start_soon(fake.pool.close, 10)
+            await wait_until(lambda: len(outcomes) == 1)
+            blocker.end.set()
+    assert outcomes == ["the pool of fake is closed", "ended"]
+    assert worker_threads() == []
+    assert not await fake.pool.close(1)
+    with pytest.raises(PoolClosed):
+        await fake.run(lambda: 42)
+
+
+async def test_a_cancelled_close_interrupts_and_still_leaves_nothing() -> None:
+    fake = FakePool(pool_size=1)
+    await fake.run(lambda: None)
+    driver = fake.drivers[0]
+
+    async def call() -> None:
+        await fake.run(lambda: driver.interrupts.acquire(timeout=10))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(call)
+        await wait_until(lambda: fake.pool.stats().busy == 1)
+        with anyio.move_on_after(0.05) as scope:
+            await fake.pool.close(10)
+        assert scope.cancelled_caught
+        assert worker_threads() == []
+    assert "close" in driver.calls
+
+
+async def test_close_interrupts_what_has_not_ended_in_time() -> None:
+    fake = FakePool(pool_size=1)
+    ended = threading.Event()
+    fake.pool.submit(Job(lambda: (until_interrupted(), ended.set()), "slow"))
+    await wait_until(lambda: fake.pool.stats().busy == 1)
+    with anyio.fail_after(5):
+        assert await fake.pool.close(0.05)
+    assert ended.is_set()
+    assert worker_threads() == []
+
+
+async def test_a_block_may_end_while_the_pool_closes() -> None:
+    """Its calls run, a new block's do not; with its end the pool is closed."""
+    fake = FakePool(pool_size=2)
+    worker = await fake.run(current_worker, pin=True)
+    async with anyio.create_task_group() as group:
+        group.start_soon(fake.pool.close, 10)
+        await wait_until(lambda: fake.pool.is_closed)
+        assert await fake.run(lambda: 42, worker=worker) == 42
+        with pytest.raises(PoolClosed):
+            await fake.run(lambda: 42)
+        await fake.run(lambda: None, worker=worker, unpin=True)
+    assert fake.drivers[0].calls[-2:] == ["settle", "close"]
+    assert worker_threads() == []
+    with pytest.raises(PoolClosed):
+        await fake.run(lambda: 42, worker=worker)
+
+
+@on_asyncio
+async def test_close_withstands_task_cancel(anyio_backend: Any) -> None:
+    """Twice; the cancellation is raised when every thread has ended."""
+    fake = FakePool(pool_size=1)
+    blocker = (await all_running(fake, 1))[0]
+    closing = asyncio.ensure_future(fake.pool.close(30))
+    await wait_until(lambda: fake.pool.is_closed)
+    for _ in range(2):
+        closing.cancel()
+        await wait_until(lambda: "interrupt" in fake.drivers[0].calls)
+        assert not closing.done()
+    blocker.end.set()
+    with anyio.fail_after(5), pytest.raises(asyncio.CancelledError):
+        await closing
+    assert worker_threads() == []
+
+
+async def test_a_pool_that_was_never_used_closes() -> None:
+    fake = FakePool()
+    with anyio.fail_after(5):
+        assert await fake.pool.close(30)
+
+
+def closed_loop(main: Callable[[], Any]) -> None:
+    """Run on a loop that is closed without a word to those who work for it."""
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(main())
+    loop.close()
+
+
+@pytest.mark.parametrize(
+    "run", [closed_loop, anyio.run, partial(anyio.run, backend="trio")], ids=["close", "asyncio", "trio"]
+)
+@pytest.mark.parametrize("is_pinned", [False, True])
+def test_a_loop_that_ends_without_close_takes_its_workers_along(
+    monkeypatch: pytest.MonkeyPatch, run: Callable[[Any], None], is_pinned: bool
+) -> None:
+    """They close their connections; pinned by a block that nobody leaves any more, too."""
+    monkeypatch.setattr(_worker, "TICK", 0.02)
+    fakes: list[FakePool] = []
+
+    async def main() -> None:
+        fakes.append(FakePool(pool_size=2))
+        for blocker in await all_running(fakes[0], 2):
+            blocker.end.set()
+        await wait_until(lambda: fakes[0].pool.stats().idle == 2)
+        await fakes[0].run(lambda: None, pin=is_pinned)
+
+    run(main)
+    end = time.monotonic() + 5
+    while worker_threads() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert worker_threads() == []
+    assert [driver.calls[-1] for driver in fakes[0].drivers] == ["close", "close"]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_run_that_ends_interrupts_what_still_runs(backend: str) -> None:
+    """And is over when that has ended."""
+    fakes: list[FakePool] = []
+
+    async def main() -> None:
+        fakes.append(FakePool())
+        fakes[0].pool.submit(Job(until_interrupted, "forgotten"))
+        await wait_until(lambda: fakes[0].pool.stats().busy == 1)
+
+    anyio.run(main, backend=backend)
+    assert worker_threads() == []
+    assert "interrupt" in fakes[0].drivers[0].calls
+    assert fakes[0].drivers[0].calls[-1] == "close"

@@ -1,0 +1,227 @@
+"""Results: filled and buffered on the worker, so that nothing lazy or thread-bound leaves it."""
+
+from __future__ import annotations
+
+import gc
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+import peewee
+import pytest
+
+from async_peewee import AsyncMySQLDatabase
+from async_peewee._results import BufferedCursor, fill, seal, sealed
+from tests.support import Models, queries_of
+
+
+@pytest.fixture
+def connection() -> Iterator[sqlite3.Connection]:
+    connection = sqlite3.connect(":memory:")
+    connection.execute("CREATE TABLE n (i INTEGER PRIMARY KEY)")
+    connection.executemany("INSERT INTO n VALUES (?)", [(i,) for i in range(10)])
+    yield connection
+    connection.close()
+
+
+class Plain(peewee.Model):
+    """A model of plain Peewee, for its wrappers and generators."""
+
+    i = peewee.IntegerField(primary_key=True)
+
+    class Meta:
+        table_name = "n"
+
+
+@pytest.fixture
+def plain() -> Iterator[Any]:
+    database = peewee.SqliteDatabase(":memory:")
+    with Plain.bind_ctx(database), database:
+        Plain.create_table()
+        Plain.insert_many([(i,) for i in range(10)]).execute()
+        yield Plain
+
+
+# -- the parts ------------------------------------------------------------------------
+
+
+def test_a_buffered_cursor_reads_like_the_real_one(connection: sqlite3.Connection) -> None:
+    """Rows by one, by some and by all go on where the last read left off; it outlives the real one."""
+    real = connection.execute("SELECT i FROM n ORDER BY i")
+    cursor = BufferedCursor(real)
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        real.fetchone()
+    assert cursor.description[0][0] == "i"
+    assert cursor.fetchone() == (0,)
+    assert cursor.fetchmany() == [(1,)]
+    assert cursor.fetchmany(3) == [(2,), (3,), (4,)]
+    assert next(iter(cursor)) == (5,)
+    cursor.close()
+    rest = BufferedCursor(connection.execute("SELECT i FROM n WHERE i > 7 ORDER BY i"))
+    assert (rest.fetchmany(99), rest.fetchmany(99)) == ([(8,), (9,)], [])
+    assert (rest.fetchall(), rest.fetchone(), list(rest)) == ([], None, [])
+
+
+def test_a_buffered_cursor_keeps_the_counts(connection: sqlite3.Connection) -> None:
+    """rowcount and lastrowid of a write, with RETURNING too; without rows there is no description."""
+    insert = BufferedCursor(connection.execute("INSERT INTO n VALUES (77)"))
+    assert (insert.rowcount, insert.lastrowid, insert.description, insert.fetchall()) == (1, 77, None, [])
+    update = BufferedCursor(connection.execute("UPDATE n SET i = i + 100 WHERE i < 3 RETURNING i"))
+    assert (update.rowcount, sorted(update)) == (3, [(100,), (101,), (102,)])
+
+
+def test_an_error_while_fetching_is_peewees(connection: sqlite3.Connection) -> None:
+    """Fetching is outside of Peewee's own translation of driver errors."""
+    sql = "SELECT abs(CASE WHEN i = 5 THEN -9223372036854775808 ELSE i END) FROM n"
+    with pytest.raises(peewee.OperationalError, match="overflow"):
+        BufferedCursor(connection.execute(sql))
+
+
+def test_fill_reads_every_row_once(plain: Any) -> None:
+    """A wrapper that is fresh, half read or full ends up with all rows and no live cursor."""
+    for already in (1, 4, 99):
+        wrapper = plain.select().order_by(plain.i).execute()
+        wrapper.fill_cache(already)
+        assert fill(wrapper) is wrapper
+        assert [row.i for row in wrapper] == list(range(10))
+        assert wrapper.populated
+        # One that was full already has been closed by Peewee.
+        assert already > 10 or isinstance(wrapper.cursor, BufferedCursor)
+
+
+def test_seal_makes_results_fit_to_travel(plain: Any, connection: sqlite3.Connection) -> None:
+    """Wrappers, executed queries, Peewee's generators and raw cursors; all else is passed as it is."""
+    query = plain.select().order_by(plain.i)
+    assert seal(query.execute()).populated
+    lazy = plain.select()
+    iter(lazy)
+    assert seal(lazy)._cursor_wrapper.populated
+    assert seal(query.clone().iterator())[3].i == 3
+    assert seal(query.scalars())[:3] == [0, 1, 2]
+    assert isinstance(seal(connection.execute("SELECT 1")), BufferedCursor)
+    buffered = seal(connection.execute("SELECT 1"))
+
+    def own() -> Iterator[int]:
+        yield 1
+
+    for value in (
+        None,
+        1,
+        [1],
+        buffered,
+        generator := own(),
+        plain,
+        plain(i=1),
+        unexecuted := plain.select(),
+    ):
+        assert seal(value) is value
+    assert next(generator) == 1
+    assert unexecuted._cursor_wrapper is None
+
+
+def test_sealed_defers_the_call() -> None:
+    """The function runs, and its result is sealed, when the sealed call is made."""
+    calls: list[Any] = []
+    call = sealed(lambda *args, **kwargs: calls.append((args, kwargs)), 1, x=2)
+    assert calls == []
+    assert call() is None
+    assert calls == [((1,), {"x": 2})]
+
+
+# -- nothing lazy leaves a worker -----------------------------------------------------
+
+
+async def test_results_of_run_need_no_connection(models: Models) -> None:
+    """Whatever plain Peewee would read later has been read on the worker already."""
+    User, db = models.User, models.database
+    await User.insert_many([(str(n), n) for n in range(500)], [User.name, User.age])
+    query = User.select().order_by(User.age)
+
+    def iterated_a_little() -> Any:
+        fresh = query.clone()
+        assert next(iter(fresh)).age == 0
+        return fresh
+
+    results: dict[str, Any] = {
+        "execute": await db.run(lambda: query.clone().execute()),
+        "peewee's execute": await db.run(lambda: db.execute(query)),
+        "execute_sql": await db.run(lambda: db.execute_sql("SELECT age FROM users ORDER BY age")),
+        "iterator": await db.run(lambda: query.clone().iterator()),
+        "tuples": await db.run(lambda: query.clone().tuples().execute()),
+        "half read": await db.run(iterated_a_little),
+        "scalars": await db.run(lambda: query.select(User.age).scalars()),
+    }
+    if not isinstance(db, AsyncMySQLDatabase):
+        update = User.update(name=User.name + "!").returning(User)
+        results["returning"] = await db.run(update.execute)
+    statements = queries_of(db)
+    await db.close()
+    assert {name: len(list(rows)) for name, rows in results.items()} == dict.fromkeys(results, 500)
+    assert statements == []
+
+
+async def test_a_row_half_read_holds_no_lock(sqlite_models: Models) -> None:
+    """After peek() and first() no statement is left open on the worker: the table can be dropped there."""
+    User, db = sqlite_models.User, sqlite_models.database
+    await User.insert_many([(str(n), n) for n in range(500)], [User.name, User.age])
+    query = User.select()
+    async with db.connection_context():
+        for call in (query.peek(), query.first(), query.get(), query.scalar(), query.exists()):
+            result = await call
+            await db.execute_sql("CREATE TABLE another (x)")
+            await db.execute_sql("DROP TABLE another")
+            assert result
+        await db.execute_sql("DROP TABLE users")
+
+
+async def test_stop_iteration_is_translated(sqlite_models: Models) -> None:
+    """A coroutine could not raise it; the error names the function and keeps the cause."""
+
+    def exhausted() -> None:
+        next(iter(()))
+
+    with pytest.raises(RuntimeError, match=r"exhausted.* raised StopIteration") as caught:
+        await sqlite_models.database.run(exhausted)
+    assert isinstance(caught.value.__cause__, StopIteration)
+
+
+async def test_ones_own_generator_is_left_alone(sqlite_models: Models) -> None:
+    """It comes back unstarted and runs where it is used: here, on the loop, where the guard is."""
+    started: list[str] = []
+
+    def numbers() -> Iterator[int]:
+        started.append("started")
+        yield from (1, 2)
+
+    generator = await sqlite_models.database.run(numbers)
+    assert started == []
+    assert list(generator) == [1, 2]
+
+
+async def test_run_refuses_what_is_not_synchronous(sqlite_models: Models) -> None:
+    """An async function given to db.run() would come back as a coroutine nobody awaits."""
+
+    async def wrong() -> None: ...
+
+    with pytest.raises(TypeError, match=r"await .*wrong\(\) itself"):
+        sqlite_models.database.run(wrong)
+    gc.collect()
+
+
+async def test_errors_of_a_worker_arrive_as_they_are(models: Models) -> None:
+    """The same object, with its traceback, its cause and its class; the worker goes on."""
+    mine = ValueError("mine")
+
+    def fail() -> None:
+        raise mine from KeyError("cause")
+
+    with pytest.raises(ValueError, match="mine") as caught:
+        await models.database.run(fail)
+    assert caught.value is mine
+    assert isinstance(mine.__cause__, KeyError)
+    assert any(entry.name == "fail" for entry in caught.traceback)
+    await models.User.create(name="a")
+    with pytest.raises(peewee.IntegrityError) as duplicate:
+        await models.User.create(name="a")
+    assert type(duplicate.value) is peewee.IntegrityError
+    assert await models.User.select().count() == 1

@@ -1,0 +1,229 @@
+"""Streaming: chunks from a pinned worker, bounded memory, early ends."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import anyio
+import peewee
+import pytest
+
+from async_peewee import (
+    AsyncModel,
+    AsyncMySQLDatabase,
+    AsyncSqliteDatabase,
+    BlockingCallError,
+    TransactionFinished,
+)
+from async_peewee._streams import CHUNK, FIRST_CHUNK
+from tests.support import Maker, Models, slow_sql, wait_until
+
+MILLION = 1_000_000
+
+
+class Numbers:
+    """A table of the numbers from 0, made by the database itself."""
+
+    def __init__(self, database: Any) -> None:
+        class Number(AsyncModel):
+            value = peewee.IntegerField(primary_key=True)
+
+            class Meta:
+                table_name = "number"
+
+        database.bind([Number])
+        self.database = database
+        self.Number: Any = Number
+
+    async def create(self, count: int) -> None:
+        await self.Number.create_table()
+        if isinstance(self.database, AsyncMySQLDatabase):
+            if count:
+                sequence = f"seq_0_to_{count - 1}"
+                await self.database.execute_sql(f"INSERT INTO number SELECT seq FROM {sequence}")
+            return
+        await self.database.execute_sql(
+            "INSERT INTO number WITH RECURSIVE n(i) AS "
+            f"(SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {count}) "
+            f"SELECT i FROM n WHERE i < {count}"
+        )
+
+    def stream(self) -> Any:
+        return self.Number.select().order_by(self.Number.value).iterator()
+
+
+@pytest.mark.parametrize("count", [0, 1, FIRST_CHUNK, FIRST_CHUNK + 1, FIRST_CHUNK + CHUNK])
+async def test_all_rows_come_in_order(db: Any, count: int) -> None:
+    """At the edges of the chunks too; afterwards the worker is free."""
+    numbers = Numbers(db)
+    await numbers.create(count)
+    values = [row.value async for row in numbers.stream()]
+    assert values == list(range(count))
+    assert db.stats().pinned == 0
+
+
+@pytest.mark.slow
+async def test_a_million_rows_in_flat_memory(make_database: Maker) -> None:
+    """The peak of Python's memory while streaming stays below 10 MB; all rows at once would take 300 MB."""
+    async with make_database() as database:
+        numbers = Numbers(database)
+        await numbers.create(MILLION)
+        total = seen = 0
+        tracemalloc.start(1)
+        async for (value,) in numbers.Number.select().tuples().iterator():
+            total += value
+            seen += 1
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert (seen, total) == (MILLION, MILLION * (MILLION - 1) // 2)
+        assert peak < 10_000_000
+
+
+async def test_break_frees_the_worker(make_database: Maker) -> None:
+    """After ten rows of many, a break gives the one worker back to the next call."""
+    async with make_database(pool_size=1) as database:
+        numbers = Numbers(database)
+        await numbers.create(50_000)
+        seen = 0
+        async for _ in numbers.stream():
+            seen += 1
+            if seen == 10:
+                break
+        gc.collect()
+        await wait_until(lambda: database.stats().pinned == 0)
+        assert await numbers.Number.select().count() == 50_000
+
+
+async def test_inside_a_block_it_uses_the_blocks_connection(make_database: Maker) -> None:
+    """Uncommitted rows are seen, and other queries of the block run in between."""
+    async with make_database(pool_size=1) as database:
+        numbers = Numbers(database)
+        await numbers.create(3000)
+        async with database.atomic_async():
+            await numbers.Number.create(value=3000)
+            seen = 0
+            async for row in numbers.stream():
+                if row.value % 1000 == 0:
+                    assert (await numbers.Number.get_by_id(row.value)).value == row.value
+                seen += 1
+            assert seen == 3001
+            async for _ in numbers.stream():
+                break
+        assert database.stats().pinned == 0
+        assert await numbers.Number.select().count() == 3001
+
+
+async def test_a_stream_cannot_outlive_its_block(sqlite_db: AsyncSqliteDatabase) -> None:
+    numbers = Numbers(sqlite_db)
+    await numbers.create(5000)
+    async with sqlite_db.atomic():
+        stream = numbers.stream()
+        assert (await stream.__anext__()).value == 0
+    with pytest.raises(TransactionFinished):
+        _ = [row async for row in stream]
+
+
+async def test_aclose_and_async_with_end_it_early(db: Any) -> None:
+    """Both give the worker back before they return; closing again does nothing."""
+    numbers = Numbers(db)
+    await numbers.create(5000)
+    stream = numbers.stream()
+    await stream.__anext__()
+    assert db.stats().pinned == 1
+    await stream.aclose()
+    await stream.aclose()
+    assert db.stats().pinned == 0
+    async with numbers.stream() as stream:
+        await stream.__anext__()
+    assert db.stats().pinned == 0
+    with pytest.raises(StopAsyncIteration):
+        while True:
+            await stream.__anext__()
+
+
+async def test_a_stream_that_outlives_its_task_touches_nobody_elses_worker(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its worker was reclaimed with the task; closed later, it leaves the worker's next block alone."""
+    async with AsyncSqliteDatabase(tmp_path / "test.db", pool_size=1) as database:
+        numbers = Numbers(database)
+        await numbers.create(5000)
+        streams = []
+
+        async def forgetful() -> None:
+            streams.append(numbers.stream())
+            await streams[0].__anext__()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(forgetful)
+        gc.collect()
+        await wait_until(lambda: database.stats().pinned == 0)
+        assert "never left" in caplog.text
+        async with database.atomic():
+            await streams[0].aclose()
+            streams.clear()
+            assert (await numbers.Number.get_by_id(7)).value == 7
+            assert database.stats().pinned == 1
+            assert database.in_transaction()
+
+
+async def test_an_error_in_the_loops_body_frees_the_worker(db: Any) -> None:
+    numbers = Numbers(db)
+    await numbers.create(5000)
+    with pytest.raises(ValueError, match="body"):
+        async for _ in numbers.stream():
+            raise ValueError("body")
+    gc.collect()
+    await wait_until(lambda: db.stats().pinned == 0)
+
+
+async def test_cancelled_while_fetching_it_ends(db: Any, make_database: Maker) -> None:
+    """The chunk's query is interrupted and the worker given back."""
+    slow = slow_sql(make_database.kind, 10)
+
+    class Slow(AsyncModel):
+        class Meta:
+            database = db
+
+    with anyio.move_on_after(0.1) as scope:
+        async for _ in Slow.raw(slow).iterator():
+            pass
+    assert scope.cancelled_caught
+    assert db.stats().pinned == 0
+    assert (await db.execute_sql("SELECT 42")).fetchone() == (42,)
+
+
+async def test_a_wrong_query_raises_and_frees_the_worker(db: Any) -> None:
+    numbers = Numbers(db)
+    with pytest.raises((peewee.OperationalError, peewee.ProgrammingError)):
+        _ = [row async for row in numbers.stream()]
+    assert db.stats().pinned == 0
+
+
+async def test_row_types_and_compound_queries_can_be_streamed(models: Models) -> None:
+    await models.User.insert_many([{"name": str(n), "age": n} for n in range(5)])
+    query = models.User.select(models.User.name, models.User.age)
+    assert [row async for row in query.tuples().iterator()] == [(str(n), n) for n in range(5)]
+    assert [row["age"] async for row in query.dicts().iterator()] == list(range(5))
+    union = query.where(models.User.age < 2) | query.where(models.User.age > 3)
+    assert sorted([row.age async for row in union.iterator()]) == [0, 1, 4]
+
+
+async def test_misuse_of_a_stream(sqlite_models: Models) -> None:
+    """A plain `for` is refused; with_related() cannot be streamed, and that is said at the call."""
+    with pytest.raises(BlockingCallError, match="async for row in query.iterator"):
+        iter(sqlite_models.User.select().iterator())
+    with pytest.raises(ValueError, match="with_related"):
+        sqlite_models.Tweet.select().with_related(sqlite_models.Tweet.user).iterator()
+
+
+async def test_on_a_worker_iterator_is_peewees(sqlite_models: Models, tmp_path: Path) -> None:
+    await sqlite_models.User.create(name="a")
+
+    def work() -> list[str]:
+        return [user.name for user in sqlite_models.User.select().iterator()]
+
+    assert await sqlite_models.database.run(work) == ["a"]

@@ -1,0 +1,55 @@
+"""Calls that nobody awaited, as mypy sees them. Never run, only checked, and by mypy alone.
+
+pyright has such a check for real coroutines only.
+"""
+
+# mypy: enable-error-code="unused-awaitable"
+
+from __future__ import annotations
+
+from async_peewee import AsyncModel, AsyncSqliteDatabase, aio, prefetch
+
+db = AsyncSqliteDatabase("app.db")
+
+
+class User(AsyncModel):
+    class Meta:
+        database = db
+
+
+@db.atomic()
+async def transfer() -> None: ...
+
+
+@db.atomic()
+def transfer_plainly() -> None: ...
+
+
+async def forgotten(user: User) -> None:
+    User.create()  # type: ignore[unused-awaitable]
+    User.get(name="Huey")  # type: ignore[unused-awaitable]
+    User[1]  # type: ignore[unused-awaitable]
+    User.get_or_none(name="Huey")  # type: ignore[unused-awaitable]
+    User.get_or_create(name="Huey")  # type: ignore[unused-awaitable]
+    User.bulk_create([user])  # type: ignore[unused-awaitable]
+    User.create_table()  # type: ignore[unused-awaitable]
+    user.save()  # type: ignore[unused-awaitable]
+    user.delete_instance()  # type: ignore[unused-awaitable]
+    User.select()  # type: ignore[unused-awaitable]
+    User.select().exists()  # type: ignore[unused-awaitable]
+    User.select().count()  # type: ignore[unused-awaitable]
+    User.update(name="Huey")  # type: ignore[unused-awaitable]
+    User.delete().execute()  # type: ignore[unused-awaitable]
+    User.insert(name="Huey").execute()  # type: ignore[unused-awaitable]
+    prefetch(User.select())  # type: ignore[unused-awaitable]
+    db.create_tables([User])  # type: ignore[unused-awaitable]
+    db.execute_sql("SELECT 1")  # type: ignore[unused-awaitable]
+    db.connect()  # type: ignore[unused-awaitable]
+    db.close()  # type: ignore[unused-awaitable]
+    db.commit()  # type: ignore[unused-awaitable]
+    db.run(print)  # type: ignore[unused-awaitable]
+    aio(print)  # type: ignore[unused-coroutine]
+    transfer()  # type: ignore[unused-coroutine]
+    transfer_plainly()  # type: ignore[unused-awaitable]
+    async with db.atomic() as txn:
+        txn.commit()  # type: ignore[unused-awaitable]
