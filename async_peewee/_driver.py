@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import peewee
@@ -28,6 +29,18 @@ ASK_AFTER = 30.0
 # Connections made in one burst must not all be replaced in one burst: each lives this
 # share of max_lifetime at least.
 SHORTEST_LIFE = 0.9
+
+
+def close_quietly(close: Callable[[], None]) -> None:
+    """Close a cursor whatever became of its connection, which the driver looks after."""
+    for _ in range(2):
+        try:
+            close()
+            return
+        except Exception:
+            # Again: that the connection is lost psycopg learns from the first attempt, and
+            # it warns of a cursor that is dropped open.
+            continue
 
 
 class Driver(Protocol):
@@ -89,6 +102,8 @@ class ConnectionDriver:
         self._used_at = 0.0
         self._replace_at = 0.0
         self._generation: object = None
+        # Cursors of streams that were begun and not ended.
+        self._streams: list[Any] = []
 
     @property
     def connection(self) -> Any:
@@ -162,6 +177,8 @@ class ConnectionDriver:
         self.database._state.reset()
         with contextlib.suppress(Exception):
             connection.close()
+        while self._streams:
+            self.abandon_stream(self._streams.pop())
 
     def close(self) -> None:
         """Roll back and close; nothing is raised, since nobody could do better."""
@@ -189,6 +206,18 @@ class ConnectionDriver:
                 "the database has already rolled back this transaction (a statement in it was "
                 "interrupted, or the connection was lost); leave the block and start again"
             )
+
+    def begin_stream(self, is_alone: bool) -> Any:
+        """Return a cursor that fetches rows as they are asked for; `end_stream()` closes it."""
+        cursor = self.stream_cursor(is_alone)
+        self._streams.append(cursor)
+        return cursor
+
+    def end_stream(self, cursor: Any, is_exhausted: bool) -> None:
+        """Close such a cursor, whatever became of its connection."""
+        close_quietly(cursor.close if is_exhausted else partial(self.drop_stream, cursor))
+        if cursor in self._streams:  # else the connection was discarded, and it with it
+            self._streams.remove(cursor)
 
     def interrupt(self) -> None:
         """Stop the running statement. What fails is tried again, and in the end the connection is cut."""
@@ -253,6 +282,10 @@ class ConnectionDriver:
     def drop_stream(self, cursor: Any) -> None:
         """Close such a cursor before its last row."""
         cursor.close()
+
+    def abandon_stream(self, cursor: Any) -> None:
+        """Have such a cursor, whose connection is closed, not complain when it is dropped."""
+        close_quietly(cursor.close)
 
     def stop_statement(self) -> None:
         """Have the database stop the running statement; from another thread."""

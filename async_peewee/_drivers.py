@@ -215,6 +215,13 @@ class MySQLDriver(SocketDriver):
         if not self.answers() and not self.answers():
             self._discard()
 
+    def abandon_stream(self, cursor: Any) -> None:
+        # Else PyMySQL would read what is left of the rows, from a connection that is closed,
+        # when the garbage collector gets to the cursor and to its result.
+        cursor.connection = None
+        if getattr(cursor, "_result", None) is not None:
+            cursor._result.unbuffered_active = False
+
     def stop_statement(self) -> None:
         parameters = {**self.database.connect_params, "connect_timeout": SIDE_CONNECT_TIMEOUT}
         side = self._module().connect(**parameters)

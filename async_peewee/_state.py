@@ -96,7 +96,7 @@ class TaskState:
         guard("db.cursor()", "await db.execute_sql(...), or await db.run(function, ...)")
         driver = current_driver(self)
         if driver is not None and isinstance(named_cursor, StreamRequest):
-            named_cursor.cursor = driver.stream_cursor(named_cursor.is_alone)
+            named_cursor.cursor = driver.begin_stream(named_cursor.is_alone)
             return named_cursor.cursor
         self._note_user(sys._getframe(1))
         return super().cursor()  # type: ignore[misc]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
 import peewee
 
 from ._contexts import ConnectionContexts
-from ._driver import StreamRequest
+from ._driver import StreamRequest, close_quietly
 from ._errors import BlockingCallError, PoolClosed
 from ._pins import Pin, current_driver
 from ._results import driver_errors
@@ -144,34 +144,18 @@ class _Chunks:
         try:
             cursor = database.execute_streaming(query, request)
         except BaseException:
-            if request.cursor is not None:
-                close_quietly(request.cursor.close)
+            driver = current_driver(database)
+            if request.cursor is not None and driver is not None:
+                driver.end_stream(request.cursor, is_exhausted=True)
             raise
         make_wrapper: Any = query._get_cursor_wrapper  # type: ignore[union-attr]
         return make_wrapper(ChunkedCursor(cursor))
 
     def close(self) -> None:
         wrapper, self._wrapper = self._wrapper, None
-        cursor = wrapper.cursor if wrapper is not None else None
         driver = current_driver(self._database)
-        if not isinstance(cursor, ChunkedCursor):
-            return
-        if driver is not None and not self.is_exhausted:
-            close_quietly(lambda: driver.drop_stream(cursor.raw))
-        else:
-            cursor.close()
-
-
-def close_quietly(close: Callable[[], None]) -> None:
-    """Close a cursor whatever became of its connection, which the driver looks after."""
-    for _ in range(2):
-        try:
-            close()
-            return
-        except Exception:
-            # Again: that the connection is lost psycopg learns from the first attempt, and
-            # it warns of a cursor that is dropped open.
-            continue
+        if wrapper is not None and isinstance(wrapper.cursor, ChunkedCursor) and driver is not None:
+            driver.end_stream(wrapper.cursor.raw, self.is_exhausted)
 
 
 class ChunkedCursor:

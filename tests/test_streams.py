@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import tracemalloc
 from pathlib import Path
@@ -95,6 +96,44 @@ async def test_break_frees_the_worker(make_database: Maker) -> None:
         gc.collect()
         await wait_until(lambda: database.stats().pinned == 0)
         assert await numbers.Number.select().count() == 50_000
+
+
+@pytest.mark.parametrize("reads_on", [True, False], ids=["reads on", "breaks"])
+async def test_a_stream_whose_connection_is_killed_ends_cleanly(make_database: Maker, reads_on: bool) -> None:
+    """Reading on gives an OperationalError, a break nothing; no cursor complains later."""
+    server = make_database.server
+    if server is None:
+        return  # an embedded database has no connection that another could kill
+    async with make_database(pool_size=1) as database:
+        numbers = Numbers(database)
+        await numbers.create(500_000)
+        with pytest.raises(peewee.OperationalError) if reads_on else contextlib.nullcontext():
+            rows = numbers.stream()
+            await rows.__anext__()
+            for backend in server.backends():
+                server.kill(backend)
+            await wait_until(lambda: server.backends() == [])
+            if reads_on:
+                async for _ in rows:
+                    pass
+            del rows
+        gc.collect()
+        assert await numbers.Number.select().count() == 500_000
+
+
+async def test_a_stream_that_is_open_when_the_pool_closes_ends_cleanly(make_database: Maker) -> None:
+    """Its worker is taken from it, and what is left of it complains neither then nor when it is dropped."""
+    database = make_database(pool_size=1)
+    numbers = Numbers(database)
+    await numbers.create(50_000)
+    rows = numbers.stream()
+    await rows.__anext__()
+    await database.close(timeout=0)
+    del rows
+    gc.collect()
+    await database.connect()
+    assert await numbers.Number.select().count() == 50_000
+    await database.close()
 
 
 async def test_inside_a_block_it_uses_the_blocks_connection(make_database: Maker) -> None:
