@@ -15,7 +15,7 @@ from ._contexts import ConnectionContexts, context_for_function, contexts_of
 from ._errors import BlockingCallError
 from ._loops import running_key
 from ._results import sealed
-from ._worker import current_worker
+from ._worker import here
 
 if TYPE_CHECKING:
     from ._typing import Dual, DualValue
@@ -28,7 +28,7 @@ _sync_allowed: ContextVar[bool] = ContextVar("async_peewee_sync_allowed", defaul
 
 def on_loop_thread() -> bool:
     """Return True where blocking would stop an event loop, and nobody has allowed it."""
-    return current_worker() is None and running_key() is not None and not _sync_allowed.get()
+    return here.worker is None and running_key() is not None and not _sync_allowed.get()
 
 
 def guard(what: str, instead: str) -> None:
@@ -147,7 +147,7 @@ def call_on_worker(
     contexts: ConnectionContexts,
     function: Callable[[], Any],
     *,
-    writes: bool = False,
+    writes: bool | None = None,
     then: Callable[[Any], Any] | None = None,
 ) -> DualValue[Any]:
     """Return the pending call of a function on a worker.
@@ -159,7 +159,7 @@ def call_on_worker(
     pin = contexts.current()
 
     async def perform() -> Any:
-        gate = contexts.gate if writes else None
+        gate = contexts.gate_for(label, writes) if pin is None else None
         result = await contexts.call(function, label, pin, gate)
         return result if then is None else then(result)
 

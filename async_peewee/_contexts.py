@@ -24,6 +24,7 @@ from ._pins import Pin, require_task
 from ._pool import WorkerPool
 from ._settings import PoolSettings
 from ._stats import PoolStats
+from ._worker import Worker
 
 
 class ConnectionContexts:
@@ -38,6 +39,8 @@ class ConnectionContexts:
         self.opens_itself = True
         # In front of the writers of this database, None where the database needs none.
         self.gate: WriteGate | None = None
+        # The functions that were seen to pass it: the next time they wait for it without a worker.
+        self._writers: set[str] = set()
         # What the database does, after a fork, with the connection of the thread that survives.
         self.forget_connection: Callable[[], Any] = lambda: None
         self._make_driver = make_driver
@@ -125,6 +128,18 @@ class ConnectionContexts:
             self._held.pop(task, None)
 
     # -- calls ------------------------------------------------------------------------
+
+    def note_writer(self, worker: Worker) -> None:
+        """Remember that the function of the running job writes."""
+        job = worker.running
+        if self.gate is not None and job is not None and not job.in_block:
+            self._writers.add(job.label)
+
+    def gate_for(self, label: str, writes: bool | None) -> WriteGate | None:
+        """Return the gate that a call has to pass; `writes` is None where only its name is known."""
+        if writes is None:
+            writes = label in self._writers
+        return self.gate if writes else None
 
     async def call(
         self, function: Callable[[], Any], label: str, pin: Pin | None = None, gate: WriteGate | None = None
@@ -231,7 +246,7 @@ async def _finish(pool: WorkerPool, job: Job) -> None:
 
 async def _outcome(job: Job) -> Any:
     result = job.outcome()
-    for callback in job.after:
+    for callback in job.after or ():
         answer = callback()
         if inspect.isawaitable(answer):
             await answer

@@ -54,6 +54,12 @@ class Crew:
         """Return True if one more worker may be hired."""
         return len(self.workers) < self._settings.pool_size
 
+    @property
+    def free(self) -> int:
+        """How many more jobs could run beside those that do."""
+        occupied = sum(worker.pinned or worker.running is not None for worker in self.workers)
+        return self._settings.pool_size - occupied
+
     def next_name(self) -> str:
         self._numbered += 1
         return f"{self.name} worker {self._numbered}"

@@ -24,6 +24,7 @@ from ._pins import current_driver
 from ._results import sealed
 from ._settings import PoolSettings
 from ._state import TaskState
+from ._statements import Statements
 from ._stats import PoolStats
 from ._transactions import (
     AsyncAtomic,
@@ -97,6 +98,7 @@ class AsyncDatabase(TypedDatabase):
             raise peewee.InterfaceError("init() while the pool is open; write first: await db.close()")
         super().init(database, *args, **kwargs)
         self.generation = object()
+        self.statements = Statements(self._classify)
         self.contexts.name = self._display_name()
         self.contexts.opens_itself = self.autoconnect
 
@@ -292,7 +294,10 @@ def _pend_database(
     database: Any, name: str, native: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> PendingCall[Any]:
     function = sealed(native, database, *args, **kwargs)
-    return call_on_worker(f"db.{name}", database.contexts, function, writes=name in WRITES)
+    writes = name in WRITES or (
+        name == "execute_sql" and database.may_write(args[0] if args else kwargs["sql"])
+    )
+    return call_on_worker(f"db.{name}", database.contexts, function, writes=writes)
 
 
 def _pend_session(

@@ -14,8 +14,8 @@ from ._driver import ConnectionDriver
 from ._drivers import MySQLDriver, Psycopg2Driver, Psycopg3Driver, SqliteDriver
 from ._errors import PoolTimeout
 from ._gate import gate_for
-from ._pins import current_driver
-from ._worker import Worker, current_worker
+from ._statements import Statement
+from ._worker import Worker, here
 
 if TYPE_CHECKING:
     from ._typing import DualValue
@@ -62,19 +62,23 @@ class AsyncSqliteDatabase(AsyncDatabase, peewee.SqliteDatabase):
         return self._is_file and chosen.upper() in ("IMMEDIATE", "EXCLUSIVE")
 
     def begin(self, lock_type: str | None = None) -> Any:
-        if self.begin_writes(lock_type):
-            self._enter_gate()
+        worker = here.worker
+        if worker is not None and worker.database is self and self.begin_writes(lock_type):
+            self._enter_gate(worker)
         super().begin(lock_type)
 
-    def _check_statement(self, worker: Worker, sql: str) -> None:
-        super()._check_statement(worker, sql)
-        if self._is_file and _may_write(sql):
-            self._enter_gate()
+    def may_write(self, sql: str) -> bool:
+        return self._is_file and _may_write(sql)
 
-    def _enter_gate(self) -> None:
-        worker = current_worker() if current_driver(self) is not None else None
+    def _begin_statement(self, worker: Worker, statement: Statement) -> None:
+        super()._begin_statement(worker, statement)
+        if statement.may_write and worker.held_gate is None:
+            self._enter_gate(worker)
+
+    def _enter_gate(self, worker: Worker) -> None:
+        self.contexts.note_writer(worker)
         timeout = self.contexts.settings.acquire_timeout
-        if worker is not None and not worker.enter_gate(self._gate, timeout):
+        if not worker.enter_gate(self._gate, timeout):
             raise PoolTimeout(
                 f"the write lock of {self._display_name()} did not become free within {timeout:g} s: another "
                 "task's transaction holds it. A child task is outside its parent's transaction; hand it over "

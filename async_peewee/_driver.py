@@ -48,12 +48,17 @@ class Driver(Protocol):
 
     # Peewee's state of the worker's thread: closed, transactions, callbacks.
     state: dict[str, Any]
+    # Something has changed the session that the next user must not meet.
+    is_dirty: bool
 
     def ready(self, check: Callable[[], None]) -> None:
         """Open the connection, or replace it if it is broken or old.
 
         `check` raises when nobody wants it any more.
         """
+
+    def begin_stream(self, is_alone: bool) -> Any:
+        """Return a cursor that fetches rows as they are asked for."""
 
     def check_alive(self) -> None:
         """Raise if the transaction that the worker is in has been ended by the database."""
@@ -87,6 +92,9 @@ class StreamRequest:
 
 class ConnectionDriver:
     """Keep one thread's Peewee connection fit for use; the common part of all drivers."""
+
+    # How long a statement may take of which nothing is known, in seconds.
+    expected_seconds = 0.0
 
     def __init__(self, database: Any, settings: PoolSettings) -> None:
         self.database = database
@@ -193,11 +201,6 @@ class ConnectionDriver:
         transactions = self.state["transactions"]
         managed = transactions and not isinstance(transactions[-1], peewee._manual)
         self.dead = bool(managed) and not self.in_transaction()
-
-    def note_statement(self, sql: str, is_generated: bool) -> None:
-        """Note whether a statement may change the session, so that it is reset before reuse."""
-        if not self.is_dirty:
-            self.is_dirty = self.leaves_traces(sql, is_generated)
 
     def check_alive(self) -> None:
         """Refuse a statement in a dead transaction: outside of it, it would be committed at once."""

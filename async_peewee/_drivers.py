@@ -52,6 +52,8 @@ class SqliteDriver(ConnectionDriver):
 class SocketDriver(ConnectionDriver):
     """What the databases behind a socket have in common: it can be looked at, and cut."""
 
+    # A server may be far away, until it is seen to answer at once.
+    expected_seconds = 0.001
     _fd = -1
 
     def connected(self) -> None:

@@ -19,6 +19,7 @@ from ._calls import PendingCall, call_on_worker, on_loop_thread
 from ._contexts import contexts_of
 from ._errors import BlockingCallError
 from ._results import sealed
+from ._worker import here
 
 if TYPE_CHECKING:
     from ._typing import DualValue
@@ -29,19 +30,27 @@ T = TypeVar("T")
 Pend = Callable[[Any, str, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
 
-def dual(name: str, native: Callable[..., Any], pend: Pend) -> Callable[..., Any]:
+def dual(name: str, native: Callable[..., Any], pend: Pend, owner: type | None = None) -> Callable[..., Any]:
     """Return a method that is `native` on a worker or a plain thread, and pending on a loop's.
 
     The place of the call decides, not that of the attribute's look-up: `db.run(User.create)`
-    looks up on the loop and calls on the worker.
+    looks up on the loop and calls on the worker. With an `owner`, what follows it in the order
+    of the bases is the method, and `native` only says what it is like.
     """
+
+    def forward(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return getattr(super(owner, self), name)(*args, **kwargs)
+
+    run = native if owner is None else forward
 
     @functools.wraps(native)
     def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        if not on_loop_thread():
-            return native(self, *args, **kwargs)
+        if here.worker is not None or not on_loop_thread():
+            if owner is None:
+                return native(self, *args, **kwargs)
+            return getattr(super(owner, self), name)(*args, **kwargs)
         refuse_peewee(sys._getframe(1), name, self)
-        return pend(self, name, native, args, kwargs)
+        return pend(self, name, run, args, kwargs)
 
     method.is_dual = True  # type: ignore[attr-defined]
     return method
@@ -66,21 +75,23 @@ def refuse_peewee(frame: FrameType, name: str, target: Any) -> None:
     raise BlockingCallError(f"Peewee's own call of {name}()", instead)
 
 
-def install_dual(cls: type, names: Iterable[str], pend: Pend) -> None:
+def install_dual(cls: type, names: Iterable[str], pend: Pend, *, is_final: bool = False) -> None:
     """Make the methods of these names dual on a class: its own, and what its bases bring undone.
 
     An own method is wrapped. An inherited one that is not dual (a plain mixin's,
-    playhouse.signals', Peewee's) gets a forwarder by super(), so that diamonds hold.
+    playhouse.signals', Peewee's) is found by super(), so that diamonds hold; but not on a class
+    of which nobody makes another, which `is_final`.
     """
     for name in names:
+        owner = None
         own = cls.__dict__.get(name)
         function = own.__func__ if isinstance(own, classmethod) else own
         if own is None:
             inherited = inspect.getattr_static(cls, name, None)
             if inherited is None or is_dual(inherited):
                 continue
-            own = inherited
-            function = _forwarder(cls, name, inherited)
+            owner = None if is_final else cls
+            own, function = inherited, getattr(inherited, "__func__", inherited)
         elif is_dual(own) or not callable(function):
             continue
         elif inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
@@ -88,15 +99,8 @@ def install_dual(cls: type, names: Iterable[str], pend: Pend) -> None:
                 f"{cls.__name__}.{name} cannot be async: Peewee calls {name}() itself, on a worker. Write it "
                 f"as a plain method, which runs there as a whole, and await it as before"
             )
-        wrapped = dual(name, function, pend)
+        wrapped = dual(name, function, pend, owner)
         setattr(cls, name, classmethod(wrapped) if isinstance(own, classmethod) else wrapped)
-
-
-def _forwarder(cls: type, name: str, inherited: Any) -> Callable[..., Any]:
-    def forward(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        return getattr(super(cls, self), name)(*args, **kwargs)
-
-    return functools.wraps(getattr(inherited, "__func__", inherited))(forward)
 
 
 def is_dual(method: Any) -> bool:
@@ -111,7 +115,7 @@ def pend_method(
     cls = target if isinstance(target, type) else type(target)
     contexts = contexts_of(cls._meta.database)  # type: ignore[attr-defined]
     function = sealed(native, target, *args, **kwargs)
-    return call_on_worker(f"{cls.__name__}.{name}", contexts, function, writes=name in WRITES)
+    return call_on_worker(f"{cls.__name__}.{name}", contexts, function, writes=name in WRITES or None)
 
 
 # The methods that only ever write, in one statement or a few at once. They queue at the write

@@ -28,33 +28,26 @@ class Interrupted(Exception):
 class Job:
     """One call on a worker, and what becomes of it."""
 
-    __slots__ = (
-        "after",
-        "at_gate",
-        "context",
-        "deadline",
-        "error",
-        "finished",
-        "function",
-        "gate",
-        "holds_gate",
-        "interrupted",
-        "label",
-        "parker",
-        "pin",
-        "pinned",
-        "result",
-        "state",
-        "unpin",
-        "worker",
-    )
+    # Who waits for it, and what cancels the wait; None: nobody.
+    parker: Parker | None = None
+    # Whether it waits at the write gate, and whether it is through.
+    at_gate = False
+    holds_gate = False
+    pinned = False
+    state = State.QUEUED
+    deadline = 0.0
+    interrupted = False
+    finished: threading.Event | None = None
+    result: Any = None
+    error: BaseException | None = None
+    # What the job wants done on the loop's thread once it has succeeded.
+    after: list[Callable[[], Any]] | None = None
 
     def __init__(
         self,
         function: Callable[[], Any],
         label: str,
         *,
-        parker: Parker | None = None,
         worker: Any = None,
         gate: WriteGate | None = None,
         pin: bool = False,
@@ -62,27 +55,17 @@ class Job:
     ) -> None:
         self.function: Callable[[], Any] | None = function
         self.label = label
-        self.parker = parker
         # The Worker that must run it, then the one that does: a job does not know what that is.
         self.worker: Any = worker
-        # The write gate that it has to pass, whether it waits there, and whether it is through.
+        # It is for the block that holds the worker, and for nobody after it.
+        self.in_block = worker is not None
+        # The write gate that it has to pass.
         self.gate = gate
-        self.at_gate = False
-        self.holds_gate = False
         self.pin = pin
         self.unpin = unpin
-        self.pinned = False
         # A copy for each job: spans and tenants are the caller's, and what the job sets
         # does not travel back.
         self.context = contextvars.copy_context()
-        self.state = State.QUEUED
-        self.deadline = 0.0
-        self.interrupted = False
-        self.finished: threading.Event | None = None
-        self.result: Any = None
-        self.error: BaseException | None = None
-        # What the job wants done on the loop's thread once it has succeeded.
-        self.after: list[Callable[[], Any]] = []
 
     def outcome(self) -> Any:
         """Return or raise what the function did, once."""
@@ -108,6 +91,8 @@ class JobQueue:
         # For whichever worker is free next. One that was dropped stays until it is met,
         # so dropping costs the same however long the queue is.
         self._ready: deque[Job] = deque()
+        # Those that were taken out once, and could not begin.
+        self._returned: deque[Job] = deque()
         # Every job that waits, those before the write gate too. All have the same timeout,
         # so the order of arrival is the order of the deadlines.
         self._deadlines: deque[Job] = deque()
@@ -115,7 +100,7 @@ class JobQueue:
 
     @property
     def ready(self) -> int:
-        return len(self._ready)
+        return len(self._ready) + len(self._returned)
 
     def wait(self, job: Job) -> None:
         """Start the clock of a job that cannot run now."""
@@ -129,16 +114,17 @@ class JobQueue:
         self.wait(job)
         self._ready.append(job)
 
-    def put_first(self, job: Job) -> None:
-        """Let a job wait for a worker again, in front of the others."""
-        self._ready.appendleft(job)
+    def put_back(self, job: Job) -> None:
+        """Let a job wait for a worker again, in front of those that have not been asked yet."""
+        self._returned.append(job)
 
     def pop(self) -> Job | None:
         """Return the first job that still wants a worker."""
-        while self._ready:
-            job = self._ready.popleft()
-            if job.state is State.QUEUED:
-                return job
+        for jobs in (self._returned, self._ready):
+            while jobs:
+                job = jobs.popleft()
+                if job.state is State.QUEUED:
+                    return job
         return None
 
     def take(self, job: Job) -> None:

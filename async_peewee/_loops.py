@@ -14,6 +14,7 @@ import anyio
 logger = logging.getLogger("async_peewee")
 
 Callback = Callable[[], object]
+Look = Callable[[], float | None]
 
 
 class Parker(Protocol):
@@ -41,6 +42,12 @@ class EventLoop(Protocol):
 
     def wake(self, callback: Callback) -> bool:
         """Have `callback` run on the loop's thread; from any thread. False: the loop is gone."""
+
+    def look(self, seconds: float, function: Look) -> None:
+        """Have `function` called after so many seconds, and again after as many as it returns.
+
+        None ends it. On the loop's thread.
+        """
 
     def is_closed(self) -> bool:
         """Return True when the loop will never run again; from any thread."""
@@ -119,6 +126,15 @@ class AsyncioLoop:
             return False
         return True
 
+    def look(self, seconds: float, function: Look) -> None:
+        # In an empty context, like any task of ours: see spawn().
+        self.key.call_later(seconds, self._look, function, context=contextvars.Context())
+
+    def _look(self, function: Look) -> None:
+        pause = function()
+        if pause is not None:
+            self.look(pause, function)
+
     def is_closed(self) -> bool:
         return bool(self.key.is_closed())
 
@@ -188,6 +204,15 @@ class TrioLoop:
         except trio.RunFinishedError:
             return False
         return True
+
+    def look(self, seconds: float, function: Look) -> None:
+        async def run() -> None:
+            pause: float | None = seconds
+            while pause is not None:
+                await anyio.sleep(pause)
+                pause = function()
+
+        self.spawn(run, "async_peewee timer")
 
     def is_closed(self) -> bool:
         return not self.wake(_nothing)

@@ -15,7 +15,7 @@ from ._errors import TransactionFinished
 from ._jobs import Job
 from ._loops import current_task, running_key, task_name
 from ._pool import WorkerPool
-from ._worker import Worker, current_worker
+from ._worker import Worker, here
 
 logger = logging.getLogger("async_peewee")
 
@@ -73,6 +73,5 @@ def require_task() -> Any:
 
 def current_driver(database: Any) -> ConnectionDriver | None:
     """Return the driver of the worker whose thread this is, None on another thread or database."""
-    worker = current_worker()
-    driver = worker.driver if worker is not None else None
-    return driver if isinstance(driver, ConnectionDriver) and driver.database is database else None
+    worker = here.worker
+    return worker.driver if worker is not None and worker.database is database else None  # type: ignore[return-value]

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
-
-import anyio
 
 from ._crew import Crew
 from ._driver import Driver
@@ -18,7 +16,15 @@ from ._loops import EventLoop
 from ._replies import Replies, settle
 from ._settings import PoolSettings
 from ._stats import PoolStats
+from ._turnstile import Turnstile
 from ._worker import Worker
+
+# How often the loop's thread looks, while jobs wait, whether the worker that has the turn
+# gets on, in seconds: a statement that lasts so long may well last much longer.
+LOOK = 0.002
+
+# How often it looks while nobody has the turn: all workers wait for the database.
+SELDOM = 0.02
 
 
 class WorkerPool:
@@ -36,13 +42,19 @@ class WorkerPool:
         self._make_driver = make_driver
         # How often `async with db` was entered and not left.
         self.entries = 0
-        # Protects the crew, the queue and the counts, and the pool's fields of each worker
-        # and job. Held for a few instructions only, never around a call that can block.
+        # Protects the crew, the queues, the turn and the counts, and the pool's fields of each
+        # worker and job. Held for a few instructions only, never around a call that can block.
         self._lock = threading.Lock()
         self._crew = Crew(name, settings, loop, self._lock, self._grow)
         self._queue = JobQueue(settings.acquire_timeout)
+        # Jobs that have a worker, and wait for its turn.
+        self._placed: deque[Job] = deque()
+        self._turnstile = Turnstile()
+        self._placed_are_next = False
         self._counts: Counter[str] = Counter()
-        self._watching = False
+        # Whether the loop's thread will look at what waits, and whether replies rely on it.
+        self._looks = False
+        self._replies_wait = False
         self._replies = Replies(loop)
 
     # -- giving work ------------------------------------------------------------------
@@ -62,58 +74,95 @@ class WorkerPool:
         """Put a job on its way. Raises PoolClosed or PoolFull."""
         with self._lock:
             if job.worker is not None:
-                self._hand_to_pinned(job, job.worker)
-                return
-            if self._crew.is_closing:
-                raise PoolClosed(self.name)
-            self._refuse_if_full(job)
-            if self._crew.idle and self._may_start(job):
-                self._hand_over(job)
-            elif job.state is State.QUEUED and not job.at_gate:
+                if job.worker.is_stopping:
+                    raise PoolClosed(self.name)
+                self._placed.append(job)
+            else:
+                if self._crew.is_closing:
+                    raise PoolClosed(self.name)
+                self._refuse_if_full(job)
                 self._queue.put(job)
-            must_watch = self._must_watch()
-        self._grow()
-        if must_watch:
-            self.loop.spawn(self._watch, f"{self.name} queue")
-
-    def _hand_to_pinned(self, job: Job, worker: Worker) -> None:
-        if worker.is_stopping:
-            raise PoolClosed(self.name)
-        worker.inbox.put(job)
+            self._dispatch()
+            must_look = not self._looks and (self._queue.waiting > 0 or bool(self._placed))
+            self._looks = self._looks or must_look
+            must_grow = self._may_grow()
+        if must_grow:
+            self._grow()
+        if must_look:
+            self.loop.look(LOOK, self._look)
 
     def _refuse_if_full(self, job: Job) -> None:
         limit = self.settings.max_waiting
-        # Those for whom a worker is on its way do not wait for another's end.
-        if limit is None or self._queue.waiting - self._crew.coming < limit:
+        if limit is None:
             return
-        must_wait_at_gate = job.gate is not None and job.gate.is_held
-        if (self._crew.idle or self._crew.has_room()) and not must_wait_at_gate:
+        # Those for whom there is a worker, or room for one, do not wait for another's end.
+        free = 0 if job.gate is not None and job.gate.is_held else self._crew.free
+        if self._queue.waiting - free < limit:
             return
         self._counts["refused"] += 1
         raise PoolFull(self.name, limit)
 
-    def _may_start(self, job: Job) -> bool:
+    # -- choosing what runs, under the lock --------------------------------------------
+
+    def _dispatch(self, finisher: Worker | None = None) -> Job | None:
+        """Give the turn, while it is free, to whoever is next; return a job for `finisher` itself."""
+        while self._turnstile.is_free:
+            worker = self._turnstile.next_returning()
+            if worker is not None:
+                self._turnstile.take(worker)
+                worker.turn.release()
+                continue
+            job = self._choose(finisher)
+            if job is None:
+                return None
+            self._turnstile.take(job.worker)
+            if job.worker is finisher:
+                return job
+            job.worker.inbox.put(job)
+        return None
+
+    def _choose(self, finisher: Worker | None) -> Job | None:
+        """Return the next job, with its worker: by turns from the blocks and from the queue."""
+        self._placed_are_next = not self._placed_are_next
+        if self._placed_are_next:
+            return self._next_placed() or self._next_queued(finisher)
+        return self._next_queued(finisher) or self._next_placed()
+
+    def _next_placed(self) -> Job | None:
+        while self._placed:
+            job = self._placed.popleft()
+            if job.state is State.QUEUED:
+                self._assign(job, job.worker)
+            if job.state is State.TAKEN:
+                return job
+        return None
+
+    def _next_queued(self, finisher: Worker | None) -> Job | None:
+        while self._crew.idle and (job := self._queue.pop()) is not None:
+            if self._may_start(job, finisher):
+                self._assign(job, self._crew.idle.pop())
+                return job
+        return None
+
+    def _may_start(self, job: Job, finisher: Worker | None) -> bool:
         """Return True if a worker that is free may have the job; False: it waits at the write gate.
 
         A job takes the gate only together with a worker. One that held it in the queue
         would wait for workers that wait for the gate.
         """
-        if job.gate is not None:
-            job.holds_gate = job.gate.enter(partial(self._admit, job))
-            job.at_gate = not job.holds_gate
-            if job.at_gate:
-                self._queue.wait(job)
-        return not job.at_gate
-
-    def _hand_over(self, job: Job) -> None:
-        worker = self._crew.idle.pop()
-        self._assign(job, worker)
-        worker.inbox.put(job)
+        if job.gate is None:
+            return True
+        takes_over = (
+            finisher is not None and finisher is self._crew.idle[-1] and finisher.held_gate is job.gate
+        )
+        job.holds_gate = takes_over or job.gate.enter(partial(self._admit, job))
+        job.at_gate = not job.holds_gate
+        return job.holds_gate
 
     def _admit(self, job: Job) -> bool:
-        """Start a job that waited at the gate, on the thread of the writer before it.
+        """Place a job that waited at the gate, on the thread of the writer before it.
 
-        Without a free worker it declines the gate, and is the first to try again.
+        Without a free worker it declines the gate, and is among the first to try again.
         """
         with self._lock:
             job.at_gate = False
@@ -121,9 +170,11 @@ class WorkerPool:
                 return False
             job.holds_gate = bool(self._crew.idle)
             if job.holds_gate:
-                self._hand_over(job)
+                self._assign(job, self._crew.idle.pop())
+                self._placed.append(job)
             else:
-                self._queue.put_first(job)
+                self._queue.put_back(job)
+            self._dispatch()
             must_grow = self._may_grow()
         if must_grow:
             self.loop.wake(self._grow)
@@ -153,33 +204,33 @@ class WorkerPool:
             job.error = error()
             settle(job)
 
-    def _must_watch(self) -> bool:
-        starts = not self._watching and self._queue.waiting > 0
-        self._watching = self._watching or starts
-        return starts
+    # -- looking after what waits ------------------------------------------------------
 
-    async def _watch(self) -> None:
-        """Time out the jobs that wait too long; runs only while jobs wait."""
-        try:
-            while (pause := self._expire()) is not None:
-                await anyio.sleep(pause)
-        except BaseException:
-            # Cancelled while the loop goes on: the next job that waits gets another watch.
-            with self._lock:
-                self._watching = False
-            raise
+    def _next_look(self, now: float) -> float | None:
+        """Return in how many seconds the loop's thread must look at what waits, None if it need not."""
+        is_held = not self._turnstile.is_free
+        if not (self._queue.waiting or self._replies_wait or (is_held and self._placed)):
+            return None
+        pause = LOOK if is_held else SELDOM
+        deadline = self._queue.next_deadline()
+        return pause if deadline is None else max(0.0, min(pause, deadline - now))
 
-    def _expire(self) -> float | None:
-        """Fail what is overdue; return the seconds to the next deadline, None without one."""
+    def _look(self) -> float | None:
+        """Time out what waits too long, and free the turn of a worker that waits itself."""
         with self._lock:
             now = time.monotonic()
             message = self._describe_timeout(now)
             overdue = self._queue.drop_overdue(now)
             self._counts["timed_out"] += len(overdue)
-            deadline = self._queue.next_deadline()
-            self._watching = deadline is not None
+            self._turnstile.free_if_stuck(now)
+            self._dispatch()
+            pause = self._next_look(now)
+            self._looks = pause is not None
+            self._replies_wait = False
         self._fail(overdue, lambda: PoolTimeout(message))
-        return None if deadline is None else deadline - now
+        self._replies.deliver()
+        self._grow()
+        return pause
 
     def _describe_timeout(self, now: float) -> str:
         holders = [text for worker in self._crew.workers if (text := worker.describe(now))]
@@ -202,13 +253,15 @@ class WorkerPool:
 
     def ended(self, worker: Worker) -> None:
         """Note that a worker's thread is through with it."""
+        self.step_aside(worker)
         self._crew.ended(worker)
 
     def take(self, worker: Worker) -> Job | None:
         """Return the first job of a new worker, None if it has to wait for one."""
         with self._lock:
             self._crew.coming -= 1
-            return self._next(worker)
+            self._crew.rest(worker)
+            return self._dispatch(worker)
 
     def claim(self, worker: Worker, job: Job) -> bool:
         """Return False if a job from the worker's own inbox was dropped meanwhile."""
@@ -218,45 +271,77 @@ class WorkerPool:
             return job.state is State.TAKEN
 
     def finish(self, worker: Worker, job: Job) -> Job | None:
-        """Note that a job has ended; return the next one for its worker."""
+        """Note that a job has ended and reply; return the next one for its worker."""
         with self._lock:
             job.state = State.DONE
             worker.running = None
             job.pinned = job.pin and job.error is None
             worker.pinned = (worker.pinned or job.pinned) and not job.unpin
-            following = None if worker.pinned else self._next(worker)
+            if not worker.pinned:
+                worker.holder = None
+                self._crew.rest(worker)
+            self._turnstile.leave(worker)
+            following = self._dispatch(worker)
+            # The worker is busy with the next job, or another one is: its reply wakes the loop.
+            can_wait = self._looks and not self._turnstile.is_free
+            self._replies_wait = self._replies_wait or can_wait
+            must_grow = self._may_grow()
         if job.finished is not None:
             job.finished.set()
+        if must_grow:
+            self.loop.wake(self._grow)
+        self._replies.send(job, can_wait=can_wait)
         return following
 
-    def _next(self, worker: Worker) -> Job | None:
-        worker.holder = None
-        while (job := self._queue.pop()) is not None:
-            if self._may_start(job):
-                self._assign(job, worker)
-                return job
-        self._crew.rest(worker)
-        return None
+    def step_aside(self, worker: Worker) -> None:
+        """Pass the turn on: its worker is going to wait."""
+        with self._lock:
+            if not self._turnstile.leave(worker):
+                return
+            self._dispatch()
+            is_free = self._turnstile.is_free
+            must_grow = self._may_grow()
+        if must_grow:
+            self.loop.wake(self._grow)
+        if is_free:
+            self._replies.flush()
 
-    def reply(self, job: Job) -> None:
-        """Send an outcome to the loop."""
+    def step_back(self, worker: Worker) -> bool:
+        """Return True if the worker has the turn again; False: it has to wait for `worker.turn`."""
+        with self._lock:
+            return self._turnstile.come_back(worker)
+
+    def go_on(self, worker: Worker) -> bool:
+        """Return False if the worker goes on without the turn; True: it has got it just now."""
+        with self._lock:
+            return not self._turnstile.stop_waiting(worker)
+
+    def refuse(self, job: Job, error: BaseException) -> None:
+        """Answer a job that its worker will not run."""
+        job.error = error
         self._replies.send(job)
 
     # -- growing and ending -----------------------------------------------------------
 
     def _may_grow(self) -> bool:
-        return self._crew.coming < self._queue.ready and self._crew.has_room()
+        # One at a time: it passes the turn on while it connects, and that calls for the next.
+        return (
+            self._queue.ready > 0
+            and self._turnstile.is_free
+            and not self._crew.idle
+            and not self._crew.coming
+            and self._crew.has_room()
+        )
 
     def _grow(self) -> None:
-        """Hire workers for the jobs that wait, as many as the pool may have."""
-        while True:
-            with self._lock:
-                if not self._may_grow():
-                    return
-                worker = Worker(self, self._make_driver(), self._crew.next_name())
-                self._crew.workers.add(worker)
-                self._crew.coming += 1
-            self._crew.hire(worker)
+        """Hire a worker for the jobs that wait, if the pool may have one more."""
+        with self._lock:
+            if not self._may_grow():
+                return
+            worker = Worker(self, self._make_driver(), self._crew.next_name())
+            self._crew.workers.add(worker)
+            self._crew.coming += 1
+        self._crew.hire(worker)
 
     async def close(self, timeout: float) -> bool:
         """Refuse new work, give what runs `timeout` seconds, interrupt the rest, leave nothing.
@@ -268,6 +353,7 @@ class WorkerPool:
             first = not self._crew.is_closing
             self._crew.stop_unused()
             refused = self._queue.drop_all()
+            self._dispatch()
         self._fail(refused, lambda: PoolClosed(self.name))
         await self._crew.wait_until_gone(timeout)
         return first

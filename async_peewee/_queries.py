@@ -13,6 +13,7 @@ from ._contexts import ConnectionContexts, contexts_of
 from ._dual import install_dual
 from ._results import sealed
 from ._streams import Stream
+from ._worker import here
 
 if TYPE_CHECKING:
     from ._typed_queries import SelectCalls
@@ -44,7 +45,7 @@ def adopt(query: Any) -> Any:
 @functools.cache
 def _async_class(cls: type) -> type:
     made = type(f"Async{cls.__name__}", (AsyncQuery, cls), {"__module__": cls.__module__})
-    install_dual(made, QUERY_METHODS, _pend_query)
+    install_dual(made, QUERY_METHODS, _pend_query, is_final=True)
     for name in BUILDERS:
         if hasattr(cls, name):
             setattr(made, name, _adopting(cls, name))
@@ -167,7 +168,7 @@ class AsyncQuery:
         return any(row == other for other in self)
 
     def _guard(self, what: str, instead: str) -> None:
-        if not _is_filled(self):
+        if here.worker is None and not _is_filled(self):
             guard(what, instead)
 
 

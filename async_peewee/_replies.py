@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 
 from ._jobs import Job
 from ._loops import EventLoop
+
+# A worker that goes on to its next job wakes the loop when so many outcomes are ready, or
+# the first has waited for so long, in seconds: a wake costs as much as a small statement,
+# for the loop's thread and the worker then fight for the interpreter.
+BATCH = 8
+PATIENCE = 0.0005
 
 
 class Replies:
@@ -17,13 +24,23 @@ class Replies:
         # emptied, so a reply is never left behind: at worst the loop is woken once too often.
         self._ready: deque[Job] = deque()
         self._wake_due = False
+        self._first_at = 0.0
 
-    def send(self, job: Job) -> None:
-        """Have the wait for a job ended; from any thread."""
-        if job.parker is None:
-            return
-        self._ready.append(job)
-        if not self._wake_due:
+    def send(self, job: Job, *, can_wait: bool = False) -> None:
+        """Have the wait for a job ended; from any thread.
+
+        `can_wait`: another outcome follows, or the pool looks here, before long.
+        """
+        if job.parker is not None:
+            if not self._ready:
+                self._first_at = time.monotonic()
+            self._ready.append(job)
+        if not can_wait or len(self._ready) >= BATCH or time.monotonic() - self._first_at >= PATIENCE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Have the loop deliver what is ready; from any thread."""
+        if self._ready and not self._wake_due:
             self._wake_due = True
             # A loop that is gone has nobody who waits; its workers notice by themselves.
             self._loop.wake(self.deliver)

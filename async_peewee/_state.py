@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-import threading
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
@@ -14,22 +13,14 @@ import peewee
 
 from ._calls import guard, on_loop_thread
 from ._contexts import ConnectionContexts
-from ._driver import ConnectionDriver, StreamRequest
+from ._driver import StreamRequest
 from ._dual import is_peewee
 from ._pins import current_driver
-from ._worker import Worker, current_worker
+from ._statements import Statement, Statements
+from ._worker import Worker, here
 
 # What a task without a block sees of its connection.
 NO_STATE: dict[str, Any] = {"closed": True, "transactions": (), "commit_callbacks": []}
-
-
-class _Generating(threading.local):
-    """Whether this thread runs a statement that Peewee has written."""
-
-    active = False
-
-
-_generating = _Generating()
 
 
 class TaskState:
@@ -39,6 +30,7 @@ class TaskState:
     """
 
     contexts: ConnectionContexts
+    statements: Statements
     get_sql_context: Any
     _state: Any
 
@@ -48,7 +40,7 @@ class TaskState:
 
     def is_closed(self) -> bool:
         """Return True if the pool is closed; on a worker or a plain thread, its own connection."""
-        if on_loop_thread():
+        if here.worker is None and on_loop_thread():
             pool = self.contexts.find_pool()
             return pool is None or pool.is_closed
         return super().is_closed()  # type: ignore[misc, no-any-return]
@@ -58,12 +50,12 @@ class TaskState:
         return self.transaction_depth() > 0
 
     def transaction_depth(self) -> int:
-        if on_loop_thread():
+        if here.worker is None and on_loop_thread():
             return len(self._task_state()["transactions"])
         return super().transaction_depth()  # type: ignore[misc, no-any-return]
 
     def top_transaction(self) -> Any:
-        if on_loop_thread():
+        if here.worker is None and on_loop_thread():
             transactions = self._task_state()["transactions"]
             return transactions[-1] if transactions else None
         return super().top_transaction()  # type: ignore[misc]
@@ -93,111 +85,137 @@ class TaskState:
     # -- the four primitives under everything ------------------------------------------
 
     def cursor(self, named_cursor: Any = None) -> Any:
-        guard("db.cursor()", "await db.execute_sql(...), or await db.run(function, ...)")
-        driver = current_driver(self)
-        if driver is not None and isinstance(named_cursor, StreamRequest):
-            named_cursor.cursor = driver.begin_stream(named_cursor.is_alone)
+        worker = here.worker
+        if worker is None or worker.database is not self:
+            guard("db.cursor()", "await db.execute_sql(...), or await db.run(function, ...)")
+        elif isinstance(named_cursor, StreamRequest):
+            named_cursor.cursor = worker.driver.begin_stream(named_cursor.is_alone)
             return named_cursor.cursor
-        self._note_user(sys._getframe(1))
+        elif not worker.in_driver:  # else it is for a statement of which we know
+            _note_user(worker, sys._getframe(1))
         return super().cursor()  # type: ignore[misc]
 
     def connection(self) -> Any:
         guard("db.connection()", "await db.run(function), where the function uses db.connection()")
-        self._note_user(sys._getframe(1))
+        worker = here.worker
+        if worker is not None and worker.database is self:
+            _note_user(worker, sys._getframe(1))
         return super().connection()  # type: ignore[misc]
 
-    def _note_user(self, frame: FrameType) -> None:
-        # What user code does to a raw connection nobody knows; Peewee's own is no news.
-        driver = current_driver(self)
-        if driver is not None and not is_peewee(frame):
-            driver.is_dirty = True
-
     def execute(self, query: Any, **options: Any) -> Any:
-        driver = current_driver(self)
-        if driver is None or isinstance(query, peewee.RawQuery):
+        worker = here.worker
+        if worker is None or worker.database is not self or isinstance(query, peewee.RawQuery):
             return super().execute(query, **options)  # type: ignore[misc]
-        _generating.active = True
+        worker.is_generating = True
         try:
             return super().execute(query, **options)  # type: ignore[misc]
         finally:
-            _generating.active = False
+            worker.is_generating = False
 
     def execute_streaming(self, query: Any, request: StreamRequest) -> Any:
         """Execute a query with a streaming cursor, which is also left in the request."""
         sql, parameters = self.get_sql_context().sql(query).query()
-        _generating.active = not isinstance(query, peewee.RawQuery)
+        worker = here.worker
+        assert worker is not None
+        worker.is_generating = not isinstance(query, peewee.RawQuery)
         try:
             return self._execute_cursor(sql, parameters, named_cursor=request)
         finally:
-            _generating.active = False
+            worker.is_generating = False
 
     def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any:
-        driver, worker = current_driver(self), current_worker()
-        if driver is None or worker is None:
+        worker = here.worker
+        if worker is None or worker.database is not self:
             return super()._execute_cursor(sql, params, **options)  # type: ignore[misc]
         if sql.startswith("ROLLBACK"):
-            return self._roll_back(driver, worker, sql, params)
-        self._check_statement(worker, sql)
-        driver.note_statement(sql, _generating.active or sql.startswith(("SAVEPOINT", "RELEASE")))
+            return self._roll_back(worker, partial(super()._execute_cursor, sql, params))  # type: ignore[misc]
+        is_savepoint = sql.startswith(("SAVEPOINT", "RELEASE"))
+        statement = self.statements.find(sql, worker.is_generating or is_savepoint)
+        self._begin_statement(worker, statement)
         try:
-            return super()._execute_cursor(sql, params, **options)  # type: ignore[misc]
+            return worker.ask(statement, super()._execute_cursor, sql, params, **options)  # type: ignore[misc]
         except peewee.PeeweeException as error:
-            if _is_lost(driver, error):
-                raise _explain_loss(error, driver, "a statement") from error
+            if _is_lost(worker, error):
+                raise _explain_loss(error, worker, "a statement") from error
             raise
 
-    def _roll_back(self, driver: ConnectionDriver, worker: Worker, sql: str, params: Any) -> Any:
-        # Of a lost connection the database rolls back by itself; an error about it would
-        # take the place of the user's own.
-        try:
-            with worker.uninterrupted():
-                return super()._execute_cursor(sql, params)  # type: ignore[misc]
-        except peewee.PeeweeException as error:
-            if not _is_lost(driver, error):
-                raise
-        return None
-
-    def _check_statement(self, worker: Worker, sql: str) -> None:
+    def _begin_statement(self, worker: Worker, statement: Statement) -> None:
         """Refuse a statement of a job that was cancelled or whose transaction is dead."""
         worker.check_interrupted()
         worker.driver.check_alive()
+        if statement.leaves_traces:
+            worker.driver.is_dirty = True
+
+    def _classify(self, sql: str, is_generated: bool) -> Statement:
+        driver = current_driver(self)
+        assert driver is not None
+        return Statement(
+            driver.leaves_traces(sql, is_generated), self.may_write(sql), driver.expected_seconds
+        )
+
+    def may_write(self, sql: str) -> bool:
+        """Return True if a statement may need the one writer's place that the database has."""
+        return False
+
+    def begin(self, *args: Any, **kwargs: Any) -> Any:
+        return self._control("BEGIN", super().begin, *args, **kwargs)  # type: ignore[misc]
 
     def commit(self) -> None:
-        driver, worker = current_driver(self), current_worker()
-        if driver is None or worker is None:
+        worker = here.worker
+        if worker is None or worker.database is not self:
             super().commit()  # type: ignore[misc]
             return
         with worker.uninterrupted():
             try:
-                super().commit()  # type: ignore[misc]
+                self._control("COMMIT", super().commit)  # type: ignore[misc]
             except peewee.PeeweeException as error:
-                if _is_lost(driver, error):
-                    raise _explain_loss(error, driver, "COMMIT") from error
+                if _is_lost(worker, error):
+                    raise _explain_loss(error, worker, "COMMIT") from error
                 raise
 
     def rollback(self) -> None:
-        driver, worker = current_driver(self), current_worker()
-        if driver is None or worker is None:
+        worker = here.worker
+        if worker is None or worker.database is not self:
             super().rollback()  # type: ignore[misc]
-            return
+        else:
+            self._roll_back(worker, super().rollback)  # type: ignore[misc]
+
+    def _roll_back(self, worker: Worker, roll_back: Callable[[], Any]) -> Any:
+        # Of a lost connection the database rolls back by itself; an error about it would
+        # take the place of the user's own.
         try:
             with worker.uninterrupted():
-                super().rollback()  # type: ignore[misc]
+                return self._control("ROLLBACK", roll_back)
         except peewee.PeeweeException as error:
-            if not _is_lost(driver, error):  # see _roll_back()
+            if not _is_lost(worker, error):
                 raise
+        return None
+
+    def _control(self, sql: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run what begins or ends a transaction."""
+        worker = here.worker
+        if worker is None or worker.database is not self:
+            return function(*args, **kwargs)
+        return worker.ask(self.statements.find(sql, True), function, *args, **kwargs)
 
 
-def _is_lost(driver: ConnectionDriver, error: peewee.PeeweeException) -> bool:
+def _note_user(worker: Worker, frame: FrameType) -> None:
+    # What user code does to a raw connection nobody knows; Peewee's own is no news.
+    if not is_peewee(frame):
+        worker.driver.is_dirty = True
+
+
+def _is_lost(worker: Worker, error: peewee.PeeweeException) -> bool:
+    driver: Any = worker.driver
     driver.note_error(error)
     return not driver.state["closed"] and driver.is_lost()
 
 
-def _explain_loss(error: Exception, driver: ConnectionDriver, what: str) -> peewee.OperationalError:
+def _explain_loss(error: Exception, worker: Worker, what: str) -> peewee.OperationalError:
     """Say what a lost connection means for the statement: the driver does not."""
     if what == "COMMIT":
         meaning = "whether the transaction was committed is unknown"
-    elif driver.state["transactions"]:
+    elif worker.driver.state["transactions"]:
         meaning = "the database rolls the transaction back, and nothing of it is committed"
     else:
         meaning = "whether it took effect is unknown, and it is not sent again"
@@ -206,6 +224,6 @@ def _explain_loss(error: Exception, driver: ConnectionDriver, what: str) -> peew
 
 def _defer(function: Callable[[], Any]) -> None:
     """Send an after_commit function back to the loop's thread, with the outcome of the job."""
-    worker = current_worker()
+    worker = here.worker
     assert worker is not None
     worker.defer(function)

@@ -17,9 +17,10 @@ from typing import Any, Protocol
 import anyio
 
 from ._driver import Driver
-from ._errors import PoolClosed
+from ._errors import PoolClosed, TransactionFinished
 from ._gate import WriteGate
 from ._jobs import Interrupted, Job, State
+from ._statements import LONG, Statement
 
 logger = logging.getLogger("async_peewee")
 
@@ -42,26 +43,32 @@ class Dispatcher(Protocol):
     def take(self, worker: Worker) -> Job | None: ...
     def claim(self, worker: Worker, job: Job) -> bool: ...
     def finish(self, worker: Worker, job: Job) -> Job | None: ...
-    def reply(self, job: Job) -> None: ...
+    def step_aside(self, worker: Worker) -> None: ...
+    def step_back(self, worker: Worker) -> bool: ...
+    def go_on(self, worker: Worker) -> bool: ...
+    def refuse(self, job: Job, error: BaseException) -> None: ...
     def should_end(self, worker: Worker) -> bool: ...
     def ended(self, worker: Worker) -> None: ...
 
 
-class _Here(threading.local):
+class Here(threading.local):
+    """What a thread knows of itself."""
+
     worker: Worker | None = None
 
 
-_here = _Here()
+# Read directly where each call of a function would count.
+here = Here()
 
 
 def current_worker() -> Worker | None:
     """Return the worker whose thread this is, None on any other thread."""
-    return _here.worker
+    return here.worker
 
 
 def forget_worker() -> None:
     """After a fork, in the child: its one thread may have been a worker of the parent."""
-    _here.worker = None
+    here.worker = None
 
 
 class Worker:
@@ -70,6 +77,8 @@ class Worker:
     def __init__(self, pool: Dispatcher, driver: Driver, name: str) -> None:
         self.name = name
         self.driver = driver
+        # Whose connection it has; a pool that is tested without one has none.
+        self.database = getattr(driver, "database", None)
         # None in the inbox means: end.
         self.inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._pool = pool
@@ -77,7 +86,17 @@ class Worker:
         # next job; the worker waits here while an interrupt is under way.
         self._guard = threading.Lock()
         self._job: Job | None = None
-        self._held_gate: WriteGate | None = None
+        self.held_gate: WriteGate | None = None
+        # Acquired by the worker that waits for its turn, released by the pool that gives it.
+        self.turn = threading.Lock()
+        self.turn.acquire()
+        # For the pool, which looks whether a worker gets on: how many statements and jobs it has
+        # ended, and whether it is in one.
+        self.progress = 0
+        self.in_driver = False
+        # Whether it runs a statement that Peewee has written.
+        self.is_generating = False
+        self._clock: int | None = None
         self._visits: list[Callable[[], None]] = []
         # Below: the pool's, under the pool's lock.
         self.pinned = False
@@ -96,7 +115,9 @@ class Worker:
             return
         thread = threading.current_thread()
         borrowed_name, thread.name = thread.name, self.name
-        _here.worker = self
+        here.worker = self
+        if hasattr(time, "pthread_getcpuclockid"):
+            self._clock = time.pthread_getcpuclockid(threading.get_ident())
         try:
             job = self._pool.take(self) or self._wait()
             while job is not None:
@@ -105,7 +126,7 @@ class Worker:
             self._close()
             self._leave_gate()
             self._refuse_rest()
-            _here.worker = None
+            here.worker = None
             thread.name = borrowed_name
             self._pool.ended(self)
 
@@ -121,17 +142,16 @@ class Worker:
         if job.state is not State.TAKEN and not self._pool.claim(self, job):
             return None
         if job.holds_gate:
-            self._held_gate = job.gate
+            self.held_gate = job.gate
         self._run(job)
         self._clean_up(job)
+        if self.held_gate is not None and self.held_gate.is_wanted:
+            self._leave_gate_when_done()
         # First free, then answered: when control returns to the caller, the worker that
-        # served it can be had again.
+        # served it can be had again. The next writer may take over the gate with the worker.
         following = self._pool.finish(self, job)
-        self._pool.reply(job)
-        # Last: the next writer goes to an idle worker, and the last to have become idle,
-        # warmest of all, is this one.
-        if self._held_gate is not None and not self.driver.in_transaction():
-            self._leave_gate()
+        if self.held_gate is not None and (following is None or not following.holds_gate):
+            self._leave_gate_when_done()
         return following
 
     def _run(self, job: Job) -> None:
@@ -141,6 +161,7 @@ class Worker:
         try:
             self.check_interrupted()
             if not self.pinned:
+                self._check_pin(job)
                 self.driver.ready(self.check_interrupted)
             assert function is not None
             job.result = job.context.run(function)
@@ -153,8 +174,14 @@ class Worker:
         finally:
             with self._guard:
                 self._job = None
+            self.progress += 1
             # Whatever the function held (a cursor in a query) is let go on this thread.
             del function
+
+    def _check_pin(self, job: Job) -> None:
+        # Its block has ended before it: here it would be committed on its own.
+        if job.in_block:
+            raise TransactionFinished(f"{job.label}: its block has ended, and its connection serves others")
 
     def _clean_up(self, job: Job) -> None:
         # Whatever fails here, the caller must be answered: it waits, and cannot be cancelled.
@@ -189,8 +216,7 @@ class Worker:
             if job is not None:
                 if job.holds_gate and job.gate is not None:
                     job.gate.leave()
-                job.error = PoolClosed(self.name)
-                self._pool.reply(job)
+                self._pool.refuse(job, PoolClosed(self.name))
 
     def at_job_end(self, callback: Callable[[], None]) -> None:
         """Have `callback` run when the current job has ended, whatever became of it."""
@@ -206,7 +232,7 @@ class Worker:
         """Have `callback` run on the loop's thread when the current job has succeeded."""
         job = self.running
         assert job is not None
-        job.after.append(callback)
+        job.after = [*(job.after or ()), callback]
 
     @contextmanager
     def uninterrupted(self) -> Iterator[None]:
@@ -219,19 +245,62 @@ class Worker:
             with self._guard:
                 self._job = job
 
+    @contextmanager
+    def aside(self, is_long: bool = True) -> Iterator[None]:
+        """Let another worker have the turn while this one waits inside, if that takes long."""
+        if is_long:
+            self._pool.step_aside(self)
+        try:
+            yield
+        finally:
+            if is_long:
+                self._come_back()
+
+    def ask(self, statement: Statement, execute: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Run a statement; another worker has the turn meanwhile if it is expected to take long."""
+        is_long = statement.seconds >= LONG
+        if is_long:
+            self._pool.step_aside(self)
+        start = time.perf_counter()
+        self.in_driver = True
+        try:
+            return execute(*args, **options)
+        finally:
+            self.in_driver = False
+            self.progress += 1
+            statement.took(time.perf_counter() - start)
+            if is_long:
+                self._come_back()
+
+    def _come_back(self) -> None:
+        # A turn that does not come is not worth waiting for: the loop, which sees to it that
+        # nobody keeps it, may have gone.
+        if not self._pool.step_back(self) and not self.turn.acquire(timeout=TICK) and self._pool.go_on(self):
+            self.turn.acquire()
+
+    def processor_time(self) -> float:
+        """Return the seconds of processor time that the worker's thread has used; from any thread."""
+        return time.clock_gettime(self._clock) if self._clock is not None else 0.0
+
     def enter_gate(self, gate: WriteGate, timeout: float) -> bool:
         """Hold the gate until the job or its transaction ends; False: not within `timeout` seconds."""
-        if self._held_gate is not None:
+        if self.held_gate is not None:
             return True
         job = self._job
-        if not gate.enter_blocking(timeout, lambda: job is not None and job.interrupted):
+        with self.aside(gate.is_held):
+            entered = gate.enter_blocking(timeout, lambda: job is not None and job.interrupted)
+        if not entered:
             self.check_interrupted()
             return False
-        self._held_gate = gate
+        self.held_gate = gate
         return True
 
+    def _leave_gate_when_done(self) -> None:
+        if not self.driver.in_transaction():
+            self._leave_gate()
+
     def _leave_gate(self) -> None:
-        gate, self._held_gate = self._held_gate, None
+        gate, self.held_gate = self.held_gate, None
         if gate is not None:
             gate.leave()
 

@@ -23,13 +23,8 @@ async def test_idle_workers_retire_down_to_the_minimum(monkeypatch: pytest.Monke
     """They close their connection on their own thread; the last ones stay."""
     monkeypatch.setattr(_worker, "TICK", 0.02)
     async with FakePool(pool_size=4, pool_min_size=1, idle_timeout=0.05) as fake:
-        blockers = [Blocker() for _ in range(4)]
-        async with anyio.create_task_group() as group:
-            for blocker in blockers:
-                group.start_soon(fake.run, blocker)
-            for blocker in blockers:
-                await wait_until(blocker.running.is_set)
-                blocker.end.set()
+        for blocker in await all_running(fake, 4):
+            blocker.end.set()
         await wait_until(lambda: fake.pool.stats().workers == 1)
         assert sum("close" in driver.calls for driver in fake.drivers) == 3
         assert await fake.run(lambda: 42) == 42

@@ -99,7 +99,7 @@ BUILDERS = """
 """
 # Awaitable in their own way, or answering from memory for the task that asks.
 ANSWERS = """
-    aexecute iterator connect close init run stats allow_sync share_connection begin_writes
+    aexecute iterator connect close init run stats allow_sync share_connection begin_writes may_write
     is_closed in_transaction transaction_depth top_transaction push_transaction pop_transaction
     after_commit dispose is_connection_usable
     aggregate collation func window_function

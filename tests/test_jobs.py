@@ -122,7 +122,7 @@ def test_one_that_has_to_go_back_is_first_again() -> None:
     first = queue.pop()
     assert first is jobs[0]
     deadline = first.deadline
-    queue.put_first(first)
+    queue.put_back(first)
     assert (queue.waiting, first.deadline) == (2, deadline)
     assert drained(queue) == ["a", "b"]
 

@@ -326,8 +326,9 @@ async def test_one_wake_brings_all_that_is_ready(monkeypatch: pytest.MonkeyPatch
         replies, wakes = fake.pool._replies, list[Any]()
         real = fake.pool.loop.wake
         monkeypatch.setattr(fake.pool.loop, "wake", lambda call: (wakes.append(call), real(call))[1])
-        jobs = [Job(lambda: 42, "call", parker=fake.pool.loop.parker()) for _ in range(4)]
+        jobs = [Job(lambda: 42, "call") for _ in range(4)]
         for job in jobs:
+            job.parker = fake.pool.loop.parker()
             fake.pool.submit(job)
         end = time.monotonic() + 5
         while len(replies._ready) < 4 and time.monotonic() < end:

@@ -40,9 +40,19 @@ class SoleDispatcher:
         worker.pinned = (worker.pinned or (job.pin and job.error is None)) and not job.unpin
         if job.finished is not None:
             job.finished.set()
+        self.replies.append(job)
         return None
 
-    def reply(self, job: Job) -> None:
+    def step_aside(self, worker: Worker) -> None: ...
+
+    def step_back(self, worker: Worker) -> bool:
+        return True
+
+    def go_on(self, worker: Worker) -> bool:
+        return False
+
+    def refuse(self, job: Job, error: BaseException) -> None:
+        job.error = error
         self.replies.append(job)
 
     def should_end(self, worker: Worker) -> bool:
