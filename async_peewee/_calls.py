@@ -87,6 +87,10 @@ class Unawaited:
         __hash__ = object.__hash__
 
 
+# Past the guard above, for what is our own.
+set_attribute = object.__setattr__
+
+
 class PendingCall(Unawaited, Coroutine[Any, Any, T]):
     """A call that was made and not awaited yet; nothing has happened.
 
@@ -95,11 +99,14 @@ class PendingCall(Unawaited, Coroutine[Any, Any, T]):
     """
 
     __slots__ = ("__weakref__", "_begin", "_coroutine", "_label")
+    _begin: Callable[[], Coroutine[Any, Any, T]] | None
+    _coroutine: Coroutine[Any, Any, T] | None
+    _label: str
 
     def __init__(self, label: str, begin: Callable[[], Coroutine[Any, Any, T]]) -> None:
-        self._label = label
-        self._begin: Callable[[], Coroutine[Any, Any, T]] | None = begin
-        self._coroutine: Coroutine[Any, Any, T] | None = None
+        set_attribute(self, "_label", label)
+        set_attribute(self, "_begin", begin)
+        set_attribute(self, "_coroutine", None)
 
     def _describe(self) -> str:
         return self._label if self._label.endswith(")") else f"{self._label}()"
@@ -110,24 +117,30 @@ class PendingCall(Unawaited, Coroutine[Any, Any, T]):
         return self._describe()
 
     def _start(self) -> Coroutine[Any, Any, T]:
-        begin, self._begin = self._begin, None
+        begin = self._begin
         if begin is None:
             raise RuntimeError(f"{self._describe()} was awaited already; make the call again")
-        self._coroutine = begin()
-        return self._coroutine
+        set_attribute(self, "_begin", None)
+        return begin()
 
     def __await__(self) -> Generator[Any, Any, T]:
         return self._start().__await__()
 
+    def _driven(self) -> Coroutine[Any, Any, T]:
+        if self._coroutine is None:
+            set_attribute(self, "_coroutine", self._start())
+        assert self._coroutine is not None
+        return self._coroutine
+
     def send(self, value: Any) -> Any:
-        return (self._coroutine or self._start()).send(value)
+        return self._driven().send(value)
 
     def throw(self, *error: Any) -> Any:
-        return (self._coroutine or self._start()).throw(*error)
+        return self._driven().throw(*error)
 
     def close(self) -> None:
         """Drop the call without a warning."""
-        self._begin = None
+        set_attribute(self, "_begin", None)
         if self._coroutine is not None:
             self._coroutine.close()
 
@@ -159,11 +172,24 @@ def call_on_worker(
     pin = contexts.current()
 
     async def perform() -> Any:
-        gate = contexts.gate_for(label, writes) if pin is None else None
-        result = await contexts.call(function, label, pin, gate)
+        result = await contexts.call(function, label, pin, writes)
         return result if then is None else then(result)
 
     return PendingCall(label, perform)  # type: ignore[return-value]
+
+
+def is_async(function: Any) -> bool:
+    """Return True for a coroutine function; inspect's own answer takes as long as a small query."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return inspect.iscoroutinefunction(function)
+    return bool(code.co_flags & inspect.CO_COROUTINE)
+
+
+def name_of(function: Any) -> str:
+    """Return a function's name, for messages."""
+    name = getattr(function, "__qualname__", None)
+    return repr(function) if name is None else str(name)
 
 
 @overload
@@ -196,10 +222,10 @@ def _pending(value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return _execution(value, *args, **kwargs)
     if inspect.isawaitable(value):
         return value
-    if inspect.iscoroutinefunction(value):
+    if is_async(value):
         return value(*args, **kwargs)
     if callable(value) and not isinstance(value, type):
-        name = f"aio({getattr(value, '__qualname__', repr(value))})"
+        name = f"aio({name_of(value)})"
         return call_on_worker(name, context_for_function(), sealed(value, *args, **kwargs))
     return value
 

@@ -135,23 +135,26 @@ class ConnectionContexts:
         if self.gate is not None and job is not None and not job.in_block:
             self._writers.add(job.label)
 
-    def gate_for(self, label: str, writes: bool | None) -> WriteGate | None:
-        """Return the gate that a call has to pass; `writes` is None where only its name is known."""
+    def _gate_of(self, label: str, writes: bool | None) -> WriteGate | None:
         if writes is None:
             writes = label in self._writers
         return self.gate if writes else None
 
     async def call(
-        self, function: Callable[[], Any], label: str, pin: Pin | None = None, gate: WriteGate | None = None
+        self, function: Callable[[], Any], label: str, pin: Pin | None = None, writes: bool | None = False
     ) -> Any:
-        """Run a function on the worker of `pin`, or on whichever is free, and return its result."""
+        """Run a function on the worker of `pin`, or on whichever is free, and return its result.
+
+        Outside a block a function that writes waits for the write gate before it has a worker;
+        `writes` is None where only its name is known.
+        """
         if pin is None:
-            job, pool = Job(function, label, gate=gate), self.pool()
+            job, pool = Job(function, label, gate=self._gate_of(label, writes)), self.pool()
         else:
             pin.check()
             job, pool = Job(function, label, worker=pin.worker), pin.pool
         await pool.run(job)
-        return await _outcome(job)
+        return job.outcome() if job.after is None else await _outcome(job)
 
     async def acquire(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -14,7 +13,15 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 import anyio
 import peewee
 
-from ._calls import PendingCall, call_on_worker, guard, on_loop_thread, sync_allowed
+from ._calls import (
+    PendingCall,
+    call_on_worker,
+    guard,
+    is_async,
+    name_of,
+    on_loop_thread,
+    sync_allowed,
+)
 from ._contexts import ConnectionContexts, SharedConnection
 from ._driver import ConnectionDriver
 from ._dual import WRITES, install_dual, refuse_bind_ctx, refuse_peewee
@@ -222,12 +229,13 @@ class AsyncDatabase(TypedDatabase):
         does is part of the transaction. Lazy results come back filled. Raises what the function
         raises. Cancelling interrupts the statement that runs, and the next one never starts.
         """
-        if inspect.iscoroutinefunction(function):
-            raise TypeError(f"db.run() is for plain functions; await {function.__qualname__}() itself")
+        if is_async(function):
+            raise TypeError(f"db.run() is for plain functions; await {name_of(function)}() itself")
         if not on_loop_thread():
             return function(*args, **kwargs)
-        label = f"db.run({getattr(function, '__qualname__', repr(function))})"
-        return call_on_worker(label, self.contexts, sealed(function, *args, **kwargs))
+        return call_on_worker(
+            f"db.run({name_of(function)})", self.contexts, sealed(function, *args, **kwargs)
+        )
 
     @contextmanager
     def allow_sync(self) -> Iterator[None]:

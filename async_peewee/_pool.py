@@ -23,6 +23,9 @@ from ._worker import Worker
 # gets on, in seconds: a statement that lasts so long may well last much longer.
 LOOK = 0.002
 
+# The most replies that one wake of the loop brings.
+BATCH = 32
+
 # How often it looks while nobody has the turn: all workers wait for the database.
 SELDOM = 0.02
 
@@ -283,14 +286,16 @@ class WorkerPool:
             self._turnstile.leave(worker)
             following = self._dispatch(worker)
             # The worker is busy with the next job, or another one is: its reply wakes the loop.
-            can_wait = self._looks and not self._turnstile.is_free
-            self._replies_wait = self._replies_wait or can_wait
+            # As many as wait still: then the loop gives out new jobs while these are done.
+            may_wait = self._looks and not self._turnstile.is_free
+            batch = min(self._queue.waiting + len(self._placed), BATCH) if may_wait else 0
+            self._replies_wait = self._replies_wait or batch > 0
             must_grow = self._may_grow()
         if job.finished is not None:
             job.finished.set()
         if must_grow:
             self.loop.wake(self._grow)
-        self._replies.send(job, can_wait=can_wait)
+        self._replies.send(job, batch)
         return following
 
     def step_aside(self, worker: Worker) -> None:

@@ -8,11 +8,10 @@ from collections import deque
 from ._jobs import Job
 from ._loops import EventLoop
 
-# A worker that goes on to its next job wakes the loop when so many outcomes are ready, or
-# the first has waited for so long, in seconds: a wake costs as much as a small statement,
-# for the loop's thread and the worker then fight for the interpreter.
-BATCH = 8
-PATIENCE = 0.0005
+# How long an outcome may wait for others while its worker goes on to the next job, in
+# seconds: a wake costs as much as a small statement, for the loop's thread and the worker
+# then fight for the interpreter.
+PATIENCE = 0.001
 
 
 class Replies:
@@ -26,16 +25,17 @@ class Replies:
         self._wake_due = False
         self._first_at = 0.0
 
-    def send(self, job: Job, *, can_wait: bool = False) -> None:
+    def send(self, job: Job, batch: int = 0) -> None:
         """Have the wait for a job ended; from any thread.
 
-        `can_wait`: another outcome follows, or the pool looks here, before long.
+        With a `batch`, others will follow and the pool looks here before long: the loop is
+        woken when more than so many are ready.
         """
         if job.parker is not None:
             if not self._ready:
                 self._first_at = time.monotonic()
             self._ready.append(job)
-        if not can_wait or len(self._ready) >= BATCH or time.monotonic() - self._first_at >= PATIENCE:
+        if len(self._ready) > batch or time.monotonic() - self._first_at >= PATIENCE:
             self.flush()
 
     def flush(self) -> None:
