@@ -12,10 +12,11 @@ What makes the comparison fair:
   round; what is reported is their median, with the lowest and the highest.
 - Each contender is written in its best form (`contenders/`). Where a connection kept by a task
   is faster, tasks keep it for `HOLD` operations and then let others have it. Where a library has no
-  pool for SQLite, or no way to begin with BEGIN IMMEDIATE, it gets what its user would have to
-  add: a semaphore, a lock.
+  pool for SQLite, or lets its transactions fail or wait long for one another there, it gets what
+  its user would have to add: a semaphore, a lock. Only `pwasyncio-call` is as its manual shows it.
 - One loop measures everybody. Plain synchronous Peewee runs through it as coroutines that never
   suspend, driven by hand on threads, so that no event loop slows it down.
+- Latency includes the wait for a connection.
 - The timer that measures the event loop's lag costs time itself, so it runs in a stretch of its own.
 - Rows are counted: a contender that returns wrong rows, or whose writes are not all in the database
   afterwards, is reported as an error.

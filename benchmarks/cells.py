@@ -35,7 +35,8 @@ class Cell:
         """Return the cell of another contender that this one is compared with."""
         entry = CONTENDERS[contender]
         database = self.database if entry.uses_drivers else DATABASES.get(self.database, self.database)
-        tasks = self.tasks if entry.threads == 0 else entry.threads or 0
+        # One thread is measured again beside each number of tasks, several threads only once.
+        tasks = 0 if entry.threads == "pool" else self.tasks
         loop = self.loop if self.loop in entry.loops else (*entry.loops, "")[0]
         return replace(self, contender=contender, database=database, tasks=tasks, loop=loop)
 

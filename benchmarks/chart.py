@@ -67,8 +67,12 @@ def panel(
     return drawn
 
 
-def draw(results: Results, tasks: int = 100) -> str:
-    """Return the chart of one number of tasks: a panel for each database."""
+def draw(results: Results) -> str:
+    """Return the chart of one number of tasks, 100 if it was measured: a panel for each database."""
+    measured = {
+        cell.tasks for cell in results.cells if cell.contender == "ours" and cell.operation in OPERATIONS
+    }
+    tasks = 100 if 100 in measured else max(measured, default=0)
     names = [name for name in COLOURS if any(cell.contender == name for cell in results.cells)]
     databases = dict.fromkeys(cell.database for cell in results.cells if cell.contender == "ours")
     panels = [(name, found) for name in databases if (found := bars(results, name, tasks, names))]

@@ -10,29 +10,21 @@ from typing import Any
 
 import anyio
 
+from benchmarks.clients import drive
 from benchmarks.contenders import load
-from benchmarks.measure import drive, measure
+from benchmarks.measure import measure
 
 
 def run_cell(name: str, request: dict[str, Any]) -> dict[str, Any]:
     """Measure one cell on the loop that it names; without one, on this thread."""
     contender = load(name)(request["address"], request["driver"], request["options"]["pool_size"])
     arguments = (contender, request["operation"], request["tasks"], request["options"])
-    if not contender.is_synchronous:
-        loop = request["loop"]
-        backend = "trio" if loop == "trio" else "asyncio"
-        options = {"use_uvloop": True} if loop == "uvloop" else {}
-        return anyio.run(measure, *arguments, backend=backend, backend_options=options)
-    figures: dict[str, Any] = {}
-    errors: list[BaseException] = []
-
-    async def measured() -> None:
-        figures.update(await measure(*arguments))
-
-    drive(measured(), errors)
-    for error in errors:
-        raise error
-    return figures
+    if contender.is_synchronous:
+        return drive(measure(*arguments))
+    loop = request["loop"]
+    backend = "trio" if loop == "trio" else "asyncio"
+    options = {"use_uvloop": True} if loop == "uvloop" else {}
+    return anyio.run(measure, *arguments, backend=backend, backend_options=options)
 
 
 def describe(error: BaseException) -> str:

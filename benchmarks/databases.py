@@ -18,8 +18,9 @@ from benchmarks import schema
 from benchmarks.processes import ROOT
 
 DELAY_SECONDS = 0.001
+COUNT = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {})"
 SERIES = {
-    "sqlite": "(WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < {}) SELECT i FROM n)",
+    "sqlite": f"({COUNT} SELECT i FROM n)",
     "postgresql": "generate_series(1, {}) AS s(i)",
 }
 TABLES = ("bench_item", "bench_counter", "bench_row", "bench_created")

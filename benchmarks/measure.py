@@ -3,80 +3,19 @@
 from __future__ import annotations
 
 import gc
-import threading
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import anyio
 
-from benchmarks.workloads import HOLD, STREAM, WORKLOADS, Work, expect
+from benchmarks.clients import clock, work_for
+from benchmarks.workloads import STREAM, WORKLOADS, Work, expect
 
 TIMER_SECONDS = 0.001
-clock = time.perf_counter
-
-
-async def repeat(contender: Any, work: Work, task: int, tasks: int, end: float, took: list[float]) -> None:
-    """Do the work one after another until the clock says `end`: what every client is."""
-    number, before = task, clock()
-    try:
-        while before < end:
-            async with contender.client():
-                for _ in range(HOLD):
-                    await work(contender, task, number)
-                    now = clock()
-                    took.append(now - before)
-                    number, before = number + tasks, now
-                    if now >= end:
-                        break
-    finally:
-        await contender.leave()
-
-
-def drive(coroutine: Coroutine[Any, Any, None], errors: list[BaseException]) -> None:
-    """Run a coroutine that never suspends, on the calling thread."""
-    try:
-        coroutine.send(None)
-    except StopIteration:
-        return
-    except BaseException as error:
-        errors.append(error)
-        return
-    errors.append(RuntimeError("a synchronous contender suspended"))
-
-
-async def stretch(contender: Any, work: Work, tasks: int, seconds: float) -> tuple[list[float], float, float]:
-    """Let all clients work for a while; return the latencies, the seconds, and the processor's seconds."""
-    took: list[float] = []
-    began, used = clock(), time.process_time()
-    clients = [repeat(contender, work, task, tasks, began + seconds, took) for task in range(tasks)]
-    if contender.is_synchronous:
-        errors: list[BaseException] = []
-        threads = [threading.Thread(target=drive, args=(client, errors)) for client in clients]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        for error in errors:
-            raise error
-    else:
-        async with anyio.create_task_group() as group:
-            for client in clients:
-                group.start_soon(_given, client)
-    return took, clock() - began, time.process_time() - used
-
-
-async def _given(client: Coroutine[Any, Any, None]) -> None:
-    await client
-
-
-async def watch(lags: list[float]) -> None:
-    """Note how many seconds late each millisecond's timer fires, until cancelled."""
-    while True:
-        before = clock()
-        await anyio.sleep(TIMER_SECONDS)
-        lags.append(clock() - before - TIMER_SECONDS)
+# The lag is not measured with more tasks: it would take a contender many seconds.
+MOST_TASKS_WATCHED = 100
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -86,52 +25,65 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 class Memory:
-    """The highest resident size that this process has while it is measured, in MB."""
+    """The highest resident size of this process from now on."""
+
+    _reset, _status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
     def __init__(self) -> None:
         gc.collect()
-        # Linux: begin anew with the peak. Where there is no such file, there is no figure.
-        self._has_peak = Path("/proc/self/clear_refs").exists()
-        if self._has_peak:
-            Path("/proc/self/clear_refs").write_text("5")
+        if self._reset.exists():
+            self._reset.write_text("5")
 
     def peak(self) -> float | None:
-        if not self._has_peak:
+        """Return it in MB; None where it cannot be had: not on Linux."""
+        if not self._reset.exists():
             return None
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-        return None
+        (line,) = (line for line in self._status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) / 1024
 
 
-async def measure_operation(contender: Any, operation: str, tasks: int, seconds: float) -> dict[str, Any]:
-    """Measure an operation; `done` counts every one, those to warm up included."""
-    work = WORKLOADS[operation]
-    warm, _, _ = await stretch(contender, work, tasks, seconds / 4)
+async def measure_rate(contender: Any, work: Work, tasks: int, options: dict[str, Any]) -> dict[str, Any]:
+    """Measure an operation, after a while to warm up in which every connection is opened."""
+    few = min(tasks, 2 * options["pool_size"])
+    warm = await work_for(options["seconds"] / 4, contender, work, few)
     memory = Memory()
-    took, elapsed, used = await stretch(contender, work, tasks, seconds)
-    figures: dict[str, Any] = {
-        "rate": len(took) / elapsed,
+    stretch = await work_for(options["seconds"], contender, work, tasks)
+    took = stretch.took
+    return {
+        "rate": stretch.rate,
         "p50_ms": percentile(took, 0.5) * 1e3,
         "p99_ms": percentile(took, 0.99) * 1e3,
-        "cpu_us": used / len(took) * 1e6,
+        "cpu_us": stretch.processor_seconds / len(took) * 1e6,
         "memory_mb": memory.peak(),
-        "done": len(warm) + len(took),
+        # Every operation, those to warm up included.
+        "done": len(warm.took) + len(took),
     }
-    if not contender.is_synchronous:
-        lags: list[float] = []
-        async with anyio.create_task_group() as group:
-            group.start_soon(watch, lags)
-            again, _, _ = await stretch(contender, work, tasks, seconds / 2)
-            group.cancel_scope.cancel()
-        figures["done"] += len(again)
-        # The loop may have been too busy for a single one.
-        lags = lags or [seconds / 2]
-        figures |= {"lag_p50_ms": percentile(lags, 0.5) * 1e3, "lag_p99_ms": percentile(lags, 0.99) * 1e3}
-    return figures
 
 
-async def measure_stream(contender: Any, seconds: float, wanted: int) -> dict[str, Any]:
+async def measure_lag(contender: Any, work: Work, tasks: int, options: dict[str, Any]) -> dict[str, Any]:
+    """Measure how late a timer fires while the clients work."""
+    lags: list[float] = []
+
+    async def watch() -> None:
+        while True:
+            before = clock()
+            await anyio.sleep(TIMER_SECONDS)
+            lags.append(clock() - before - TIMER_SECONDS)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(watch)
+        stretch = await work_for(options["seconds"] / 2, contender, work, tasks)
+        group.cancel_scope.cancel()
+    # It may not have fired at all: then it is late by the whole stretch.
+    lags = lags or [stretch.ended - stretch.began]
+    return {
+        "lag_p50_ms": percentile(lags, 0.5) * 1e3,
+        "lag_p99_ms": percentile(lags, 0.99) * 1e3,
+        "done": len(stretch.took),
+    }
+
+
+async def measure_stream(contender: Any, options: dict[str, Any]) -> dict[str, Any]:
     """Stream the large table, for so many seconds at most; the rate is in rows per second."""
     memory, rows = Memory(), 0
     began, used = clock(), time.process_time()
@@ -139,10 +91,10 @@ async def measure_stream(contender: Any, seconds: float, wanted: int) -> dict[st
         stream = contender.stream()
         async for _ in stream:
             rows += 1
-            if clock() - began > seconds:
+            if clock() - began > options["stream_seconds"]:
                 break
         else:
-            expect(rows, wanted)
+            expect(rows, options["stream_rows"])
         elapsed, used = clock() - began, time.process_time() - used
         await stream.aclose()
     return {
@@ -158,7 +110,12 @@ async def measure(contender: Any, operation: str, tasks: int, options: dict[str,
     await contender.open()
     try:
         if operation == STREAM:
-            return await measure_stream(contender, options["stream_seconds"], options["stream_rows"])
-        return await measure_operation(contender, operation, tasks, options["seconds"])
+            return await measure_stream(contender, options)
+        work = WORKLOADS[operation]
+        figures = await measure_rate(contender, work, tasks, options)
+        if not contender.is_synchronous and tasks <= MOST_TASKS_WATCHED:
+            lag = await measure_lag(contender, work, tasks, options)
+            figures = {**figures, **lag, "done": figures["done"] + lag["done"]}
+        return figures
     finally:
         await contender.close()

@@ -48,7 +48,7 @@ def rows_of(cells: Iterable[Cell]) -> list[Cell]:
 
 def show(results: Results, row: Cell, contender: str, measure: str, form: str) -> str:
     cell = row.of(contender)
-    value = results.median(cell, measure)
+    value = results.median(cell, measure) if cell.loop in ("", row.loop) else None
     if value is None:
         return "error" if cell in results.errors else ""
     text = form.format(value)

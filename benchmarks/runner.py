@@ -78,7 +78,7 @@ class Run:
             "address": self._addresses[server],
             "driver": cell.database.removesuffix("-1ms"),
             "operation": cell.operation,
-            "tasks": cell.tasks or self._options["pool_size"],
+            "tasks": CONTENDERS[cell.contender].clients(cell.tasks, self._options["pool_size"]),
             "loop": cell.loop,
             "options": self._options,
         }

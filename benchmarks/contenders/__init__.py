@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.workloads import OPERATIONS
 
@@ -23,20 +23,24 @@ class Entry:
     loops: tuple[str, ...] = ASYNCIO_LOOPS
     # It uses the synchronous drivers, and is measured with each of them.
     uses_drivers: bool = False
-    # The number of threads of plain Peewee; the others have tasks. None: as many as the pool is large.
-    threads: int | None = 0
+    # How many threads, for plain Peewee: 1, or as many as the pool is large. The others have tasks.
+    threads: Literal["", "one", "pool"] = ""
 
     @property
     def operations(self) -> tuple[str, ...]:
         return tuple(name for name in OPERATIONS if name not in self.lacks)
 
+    def clients(self, tasks: int, pool_size: int) -> int:
+        """Return how many work at the same time in a cell of so many tasks."""
+        return {"": tasks, "one": 1, "pool": pool_size}[self.threads]
+
 
 COMMON = ("anyio", "uvloop", "aiosqlite")
 CONTENDERS = {
     "ours": Entry("async_peewee", "ours:Ours", loops=(*ASYNCIO_LOOPS, "trio"), uses_drivers=True),
-    "plain": Entry("Peewee, 1 thread", "plain:Plain", loops=(), uses_drivers=True, threads=1),
+    "plain": Entry("Peewee, 1 thread", "plain:Plain", loops=(), uses_drivers=True, threads="one"),
     "threads": Entry(
-        "Peewee, N threads", "plain:Plain", lacks=("stream",), loops=(), uses_drivers=True, threads=None
+        "Peewee, N threads", "plain:Plain", lacks=("stream",), loops=(), uses_drivers=True, threads="pool"
     ),
     "pwasyncio-held": Entry("pwasyncio, held", "pwasyncio:Held"),
     "pwasyncio-call": Entry(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from typing import Any
 
 import peewee
@@ -21,6 +23,8 @@ class Plain(Contender):
             use_psycopg3 = self.driver == "psycopg3"
             self.db = peewee.PostgresqlDatabase(**self.address, prefer_psycopg3=use_psycopg3)
         self.models = make_models(peewee.Model, self.db)
+        # SQLite's own wait for another writer is a sleep that grows.
+        self.writer = threading.Lock() if self.is_sqlite else nullcontext()
 
     async def leave(self) -> None:
         self.db.close()
@@ -38,7 +42,7 @@ class Plain(Contender):
         return list(self.models.Item.select().limit(limit))
 
     async def atomic(self, key: int) -> None:
-        with self.db.atomic(*self.begin):
+        with self.writer, self.db.atomic(*self.begin):
             counter = self.models.Counter.get_by_id(key)
             counter.number += 1
             counter.save()

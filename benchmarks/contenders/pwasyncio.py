@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
@@ -20,6 +21,10 @@ class Held(Contender):
     def client(self) -> AbstractAsyncContextManager[Any]:
         return self.db
 
+    def make_writer(self) -> AbstractAsyncContextManager[Any]:
+        """Return what is around a transaction: SQLite's own wait for a writer is a sleep that grows."""
+        return asyncio.Lock() if self.is_sqlite else nullcontext()
+
     async def open(self) -> None:
         size = {"pool_size": self.pool_size, "acquire_timeout": BUSY_SECONDS}
         if self.is_sqlite:
@@ -28,6 +33,7 @@ class Held(Contender):
         else:
             self.db = AsyncPostgresqlDatabase(**self.address, **size)
         self.models = make_models(AsyncModel, self.db)
+        self.writer = self.make_writer()
 
     async def close(self) -> None:
         await self.db.close_pool()
@@ -45,13 +51,13 @@ class Held(Contender):
             return await self.db.list(self.models.Item.select().limit(limit))
 
     async def atomic(self, key: int) -> None:
-        async with self.call(), self.db.atomic(*self.begin):
+        async with self.call(), self.writer, self.db.atomic(*self.begin):
             counter = await self.models.Counter.aget_by_id(key)
             counter.number += 1
             await counter.asave()
 
     async def run(self, key: int) -> None:
-        async with self.call():
+        async with self.call(), self.writer:
             await self.db.run(self.count, key)
 
     def count(self, key: int) -> None:
@@ -71,6 +77,11 @@ class Held(Contender):
 
 
 class PerCall(Held):
+    """As its manual shows it."""
+
+    def make_writer(self) -> AbstractAsyncContextManager[Any]:
+        return nullcontext()
+
     def call(self) -> AbstractAsyncContextManager[Any]:
         return self.db
 
