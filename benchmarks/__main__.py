@@ -31,7 +31,7 @@ DEFAULTS: dict[str, Any] = {
     "tasks": [1, 10, 100, 1000],
     "loops": list(LOOPS),
     "rounds": 3,
-    "seconds": 0.4,
+    "seconds": 0.25,
     "stream_seconds": 8.0,
 }
 QUICK: dict[str, Any] = {

@@ -72,7 +72,7 @@ def is_wanted(cell: Cell, choice: Choice) -> bool:
         return False
     if not cell.database.startswith("sqlite") and cell.operation == "slow":
         return False
-    if cell.database.endswith("-1ms") and cell.operation in (STREAM, "list_2000"):
+    if cell.database.endswith("-1ms") and (cell.operation in (STREAM, "list_2000") or cell.tasks > 100):
         return False
     if cell.loop in ("", choice.loops[0]):
         return True
