@@ -23,7 +23,7 @@ from benchmarks.report import tables, verdicts
 from benchmarks.results import Results
 from benchmarks.runner import Run, opened
 from benchmarks.schema import STREAM_ROWS
-from benchmarks.targets import check, is_free_threaded
+from benchmarks.targets import check
 from benchmarks.workloads import OPERATIONS
 
 DEFAULTS: dict[str, Any] = {
@@ -103,7 +103,6 @@ def measure(chosen: argparse.Namespace) -> tuple[Results, dict[str, Any]]:
         }
     conditions = {
         "python": sys.version,
-        "free_threaded": is_free_threaded(),
         "machine": platform.platform(),
         "processors": os.cpu_count(),
         "rounds": chosen.rounds,
@@ -130,7 +129,7 @@ def show_progress(run: Run, choice: Choice, rounds: int) -> None:
 
 def report(results: Results, conditions: dict[str, Any], output: Path) -> None:
     """Write what was measured as JSON, Markdown and SVG; print the check against the targets."""
-    checked = verdicts(check(results, conditions["loop"], conditions["free_threaded"]))
+    checked = verdicts(check(results, conditions["loop"]))
     facts = "\n".join(f"- {name}: {value}" for name, value in conditions.items())
     whole = f"# Benchmarks\n\n{facts}\n\n## Targets\n\n{checked}\n\n{tables(results)}\n"
     stored = {"conditions": conditions, "cells": results.to_json()}

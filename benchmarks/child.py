@@ -27,6 +27,12 @@ def run_cell(name: str, request: dict[str, Any]) -> dict[str, Any]:
     return anyio.run(measure, *arguments, backend=backend, backend_options=options)
 
 
+def has_gil() -> bool:
+    """Return whether only one thread runs Python at a time; a library may have switched that back on."""
+    is_enabled = getattr(sys, "_is_gil_enabled", None)
+    return is_enabled is None or is_enabled()
+
+
 def describe(error: BaseException) -> str:
     """Return the first error itself, not the group of them that a task group raises."""
     while inner := getattr(error, "exceptions", None):
@@ -40,7 +46,7 @@ def main() -> None:
     os.dup2(2, 1)
     for line in sys.stdin:
         try:
-            answer = run_cell(sys.argv[1], json.loads(line))
+            answer = {**run_cell(sys.argv[1], json.loads(line)), "gil": has_gil()}
         except Exception as error:
             traceback.print_exc()
             answer = {"error": describe(error)}

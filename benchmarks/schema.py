@@ -12,7 +12,7 @@ COUNTERS = 1_000
 STREAM_ROWS = 1_000_000
 
 # So many rows compared with one another take SQLite about 14 ms.
-SLOW_ROWS = 400
+SLOW_ROWS = 460
 
 CREATE_TABLES = (
     "CREATE TABLE bench_item (id INTEGER PRIMARY KEY, name TEXT NOT NULL, number INTEGER NOT NULL)",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -99,17 +98,13 @@ class Verdict:
         return self.cells > 0 and self.kept == self.cells
 
 
-def is_free_threaded() -> bool:
-    is_enabled = getattr(sys, "_is_gil_enabled", None)
-    return is_enabled is not None and not is_enabled()
-
-
-def check(results: Results, loop: str = "asyncio", free_threaded: bool = False) -> Iterator[Verdict]:
+def check(results: Results, loop: str = "asyncio") -> Iterator[Verdict]:
     """Compare the medians with each target."""
     for target in TARGETS:
         ratios: list[tuple[Cell, Spread]] = []
         for cell in results.cells:
-            if target.fits(cell) and cell.loop == loop and (free_threaded or not target.only_free_threaded):
+            has_gil = results.median(cell, "gil") != 0
+            if target.fits(cell) and cell.loop == loop and not (target.only_free_threaded and has_gil):
                 spread = results.ratio(cell, cell.of(target.base), target.measure)
                 if spread is not None:
                     ratios.append((cell, spread))

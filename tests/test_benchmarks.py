@@ -104,6 +104,15 @@ def test_a_lag_must_be_low_and_a_rate_high() -> None:
     assert [verdict.is_reached for verdict in check(results) if verdict.cells] == [True, False]
 
 
+def test_the_free_threaded_target_is_for_runs_without_the_gil_only() -> None:
+    for gil in (True, False):
+        results, cell = Results(), Cell("sqlite", "list_2000", 8, "ours")
+        for contender in ("ours", "plain"):
+            results.add(cell.of(contender), 0, {"rate": 1.0, "gil": gil})
+        titles = [verdict.target.title for verdict in check(results) if verdict.cells]
+        assert any("free-threaded" in title for title in titles) is not gil
+
+
 def test_chart_has_a_bar_for_each_contender() -> None:
     drawn = draw(results_of(ours=[90], plain=[100], pwasyncio_held=[20]))
     assert "<title>0.90</title>" in drawn
