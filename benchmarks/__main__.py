@@ -19,6 +19,7 @@ from typing import Any
 from benchmarks.cells import DATABASES, LOOPS, Choice, plan
 from benchmarks.chart import draw
 from benchmarks.contenders import CONTENDERS
+from benchmarks.environments import FOLDER
 from benchmarks.report import tables, verdicts
 from benchmarks.results import Results
 from benchmarks.runner import Run, opened
@@ -26,13 +27,18 @@ from benchmarks.schema import STREAM_ROWS
 from benchmarks.targets import check
 from benchmarks.workloads import OPERATIONS
 
+try:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+except ImportError:
+    sys.exit("rich is missing. Run: pip install -e '.[test]' -r benchmarks/requirements.txt")
+
 DEFAULTS: dict[str, Any] = {
     "databases": ["sqlite", "psycopg2", "psycopg3", "psycopg2-1ms"],
     "tasks": [1, 10, 100, 1000],
     "loops": list(LOOPS),
     "rounds": 3,
     "seconds": 0.25,
-    "stream_seconds": 8.0,
+    "stream_seconds": 5.0,
 }
 QUICK: dict[str, Any] = {
     "databases": ["sqlite", "psycopg2"],
@@ -88,7 +94,8 @@ def measure(chosen: argparse.Namespace) -> tuple[Results, dict[str, Any]]:
     """Measure what was chosen; return the results, and the conditions under which they came about."""
     names = ("seconds", "stream_seconds", "stream_rows", "pool_size")
     options = {name: getattr(chosen, name) for name in names}
-    log = chosen.output / "contenders.log"
+    FOLDER.mkdir(exist_ok=True)
+    log = FOLDER / "contenders.log"
     log.write_text("")
     with opened(options, log) as run:
         contenders = [name for name in chosen.contenders if run.prepare_contender(name)]
@@ -115,8 +122,6 @@ def measure(chosen: argparse.Namespace) -> tuple[Results, dict[str, Any]]:
 
 
 def show_progress(run: Run, choice: Choice, rounds: int) -> None:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     cells = plan(choice)
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
     with Progress(*columns) as progress:

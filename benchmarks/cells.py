@@ -54,15 +54,16 @@ class Choice:
 
 def plan(choice: Choice) -> list[Cell]:
     """Return the cells, with those that are compared next to one another."""
-    cells: dict[Cell, None] = {}
-    for database, operation in product(choice.databases, choice.operations):
+    servers = dict.fromkeys(DATABASES[name] for name in choice.databases)
+    cells: list[Cell] = []
+    for server, operation in product(servers, choice.operations):
         own = OWN_TASKS.get(operation)
         for tasks in choice.tasks if own is None else [own]:
-            for loop, contender in product(choice.loops, choice.contenders):
-                cell = Cell(database, operation, tasks, "ours", loop).of(contender)
-                if is_wanted(cell, choice):
-                    cells[cell] = None
-    return list(cells)
+            # All who work on one server, whatever their drivers, come together.
+            databases = [name for name in choice.databases if DATABASES[name] == server]
+            for contender, database, loop in product(choice.contenders, databases, choice.loops):
+                cells.append(Cell(database, operation, tasks, "ours", loop).of(contender))
+    return [cell for cell in dict.fromkeys(cells) if is_wanted(cell, choice)]
 
 
 def is_wanted(cell: Cell, choice: Choice) -> bool:
@@ -76,5 +77,7 @@ def is_wanted(cell: Cell, choice: Choice) -> bool:
         return False
     if cell.loop in ("", choice.loops[0]):
         return True
+    if cell.database.endswith("-1ms"):
+        return False
     middle = sorted(choice.tasks)[len(choice.tasks) // 2]
     return cell.contender in ("ours", "pwasyncio-held") and cell.tasks == middle

@@ -42,25 +42,22 @@ class Memory:
         return int(line.split()[1]) / 1024
 
 
-async def measure_rate(contender: Any, work: Work, tasks: int, options: dict[str, Any]) -> dict[str, Any]:
-    """Measure an operation, after a while to warm up in which every connection is opened."""
-    few = min(tasks, 2 * options["pool_size"])
-    warm = await work_for(options["seconds"] / 4, contender, work, few)
+async def measure_rate(contender: Any, work: Work, tasks: int, seconds: float) -> dict[str, Any]:
+    """Measure how fast the clients work, and what it takes."""
     memory = Memory()
-    stretch = await work_for(options["seconds"], contender, work, tasks)
+    stretch = await work_for(seconds, contender, work, tasks)
     took = stretch.took
     return {
-        "rate": stretch.rate,
+        "rate": len(took) / stretch.seconds,
         "p50_ms": percentile(took, 0.5) * 1e3,
         "p99_ms": percentile(took, 0.99) * 1e3,
         "cpu_us": stretch.processor_seconds / len(took) * 1e6,
         "memory_mb": memory.peak(),
-        # Every operation, those to warm up included.
-        "done": len(warm.took) + len(took),
+        "done": stretch.done,
     }
 
 
-async def measure_lag(contender: Any, work: Work, tasks: int, options: dict[str, Any]) -> dict[str, Any]:
+async def measure_lag(contender: Any, work: Work, tasks: int, seconds: float) -> dict[str, Any]:
     """Measure how late a timer fires while the clients work."""
     lags: list[float] = []
 
@@ -72,14 +69,14 @@ async def measure_lag(contender: Any, work: Work, tasks: int, options: dict[str,
 
     async with anyio.create_task_group() as group:
         group.start_soon(watch)
-        stretch = await work_for(options["seconds"] / 2, contender, work, tasks)
+        stretch = await work_for(seconds, contender, work, tasks)
         group.cancel_scope.cancel()
     # It may not have fired at all: then it is late by the whole stretch.
-    lags = lags or [stretch.ended - stretch.began]
+    lags = lags or [stretch.seconds]
     return {
         "lag_p50_ms": percentile(lags, 0.5) * 1e3,
         "lag_p99_ms": percentile(lags, 0.99) * 1e3,
-        "done": len(stretch.took),
+        "done": stretch.done,
     }
 
 
@@ -111,10 +108,10 @@ async def measure(contender: Any, operation: str, tasks: int, options: dict[str,
     try:
         if operation == STREAM:
             return await measure_stream(contender, options)
-        work = WORKLOADS[operation]
-        figures = await measure_rate(contender, work, tasks, options)
+        work, seconds = WORKLOADS[operation], options["seconds"]
+        figures = await measure_rate(contender, work, tasks, seconds)
         if not contender.is_synchronous and tasks <= MOST_TASKS_WATCHED:
-            lag = await measure_lag(contender, work, tasks, options)
+            lag = await measure_lag(contender, work, tasks, seconds / 2)
             figures = {**figures, **lag, "done": figures["done"] + lag["done"]}
         return figures
     finally:

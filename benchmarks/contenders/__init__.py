@@ -37,8 +37,8 @@ class Entry:
 
 COMMON = ("anyio", "uvloop", "aiosqlite")
 CONTENDERS = {
-    "ours": Entry("async_peewee", "ours:Ours", loops=(*ASYNCIO_LOOPS, "trio"), uses_drivers=True),
     "plain": Entry("Peewee, 1 thread", "plain:Plain", loops=(), uses_drivers=True, threads="one"),
+    "ours": Entry("async_peewee", "ours:Ours", loops=(*ASYNCIO_LOOPS, "trio"), uses_drivers=True),
     "threads": Entry(
         "Peewee, N threads", "plain:Plain", lacks=("stream",), loops=(), uses_drivers=True, threads="pool"
     ),
