@@ -25,6 +25,7 @@ from benchmarks.report import markdown, tables, verdicts
 from benchmarks.results import Results, Spread
 from benchmarks.targets import check
 from benchmarks.workloads import WRITES
+from tests.support import wait_until
 
 GET = Cell("sqlite", "get", 10, "ours")
 OPTIONS = {"seconds": 0.02, "stream_seconds": 5.0, "stream_rows": 500, "pool_size": 2}
@@ -173,7 +174,7 @@ def test_synchronous_contenders_run_at_the_same_time() -> None:
     both = threading.Barrier(2)
 
     async def client() -> None:
-        both.wait(30)
+        both.wait(5)
 
     drive_all([client(), client()])
 
@@ -204,10 +205,9 @@ async def test_the_proxy_delays_replies_and_not_requests(anyio_backend: str) -> 
         received.clear()
         writer.write(b"first,")
         writer.write(b"second")
-        while b"".join(received) != b"first,second":
-            await asyncio.sleep(0.001)
+        await wait_until(lambda: b"".join(received) == b"first,second")
         if has_reply:
-            assert await reader.readexactly(12) == b"first,second"
+            assert await asyncio.wait_for(reader.readexactly(12), 5) == b"first,second"
         else:
             with pytest.raises(asyncio.TimeoutError):
                 await asyncio.wait_for(reader.read(1), 0.1)
