@@ -4,7 +4,8 @@ What makes the comparison fair:
 
 - Everybody works on the same server or the same kind of file, on the same schema and rows, does the
   same operations (`workloads.py`), and has a pool of the same size. SQLite is a file in WAL mode
-  with `synchronous=NORMAL` for everybody.
+  with `synchronous=NORMAL` for everybody; on the PostgreSQL that is started here, too, no commit
+  waits for the disk.
 - Each contender lives in a process of its own, kept alive for the run, which opens its database
   for a cell and closes it afterwards. Only one of them works at a time.
 - Rounds are interleaved: in each round every cell is measured once, the contenders of a cell right

@@ -18,6 +18,8 @@ from benchmarks import schema
 from benchmarks.processes import ROOT
 
 DELAY_SECONDS = 0.001
+# As SQLite with synchronous=NORMAL: no commit waits for the disk, which is not what is measured.
+SERVER_OPTIONS = "-c synchronous_commit=off -c autovacuum=off"
 COUNT = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {})"
 SERIES = {
     "sqlite": f"({COUNT} SELECT i FROM n)",
@@ -127,7 +129,7 @@ def postgresql_server() -> Iterator[dict[str, Any]]:
         port = free.getsockname()[1]
     server = PostgresServer(folder)
     server.ensure_pgdata_inited()
-    log, options = str(folder / "log"), f"-h 127.0.0.1 -p {port} -k ''"
+    log, options = str(folder / "log"), f"-h 127.0.0.1 -p {port} -k '' {SERVER_OPTIONS}"
     run: dict[str, Any] = {"bin_path": server.bin_path, "user": server.system_user}
     pgexec("pg_ctl", ("-w", "-o", options, "-l", log, "-D", str(folder), "start"), **run)
     try:
