@@ -99,7 +99,7 @@ class TaskState:
             named_cursor.cursor = driver.begin_stream(named_cursor.is_alone)
             return named_cursor.cursor
         self._note_user(sys._getframe(1))
-        return super().cursor()  # type: ignore[misc]
+        return super().cursor(named_cursor)  # type: ignore[misc]
 
     def connection(self) -> Any:
         guard("db.connection()", "await db.run(function), where the function uses db.connection()")
