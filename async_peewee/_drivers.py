@@ -53,7 +53,7 @@ class SqliteDriver(ConnectionDriver):
     def change(self, method: Callable[[Any], Any]) -> None:
         """Register something on this connection."""
         self.catch_up()
-        self._loaded.change(method)
+        self._loaded.change(self.connection, method)
 
     def in_transaction(self) -> bool:
         return not self.state["closed"] and not self.is_lost() and bool(self.connection.in_transaction)

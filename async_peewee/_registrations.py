@@ -59,23 +59,27 @@ class Loaded:
         token, wanted = self._database.registered, self._wanted()
         if in_transaction:
             wanted.update({name: self._registries[name] for name in OUTSIDE_TRANSACTION})
-        missing = {name: _lacking(wanted[name], self._registries[name]) for name in wanted}
-        with driver_errors:
-            attached = self._detach(connection, wanted["_attached"])
-            missing["_attached"] = {k: v for k, v in missing["_attached"].items() if k not in attached}
-            self._database._load_registries(connection, missing)
-        self._registries = wanted
+        self._load(connection, wanted)
         self._token = None if in_transaction else token
 
     def is_behind(self) -> bool:
         """Return True if something was registered that the connection may lack."""
         return self._token is not self._database.registered
 
-    def change(self, method: Callable[..., Any]) -> None:
+    def change(self, connection: Any, method: Callable[..., Any]) -> None:
         """Register something on this connection alone; if it fails, nothing is registered."""
-        draft = self._database._draft(self._registries)
+        draft = self._database._draft(self._registries, is_closed=True)
         method(draft)
-        self._registries = {name: getattr(draft, name) for name in self._registries}
+        self._load(connection, {name: getattr(draft, name) for name in self._registries})
+
+    def _load(self, connection: Any, wanted: Registries) -> None:
+        # Only what is missing: SQLite replaces no function while a statement is open.
+        missing = {name: _lacking(wanted[name], self._registries[name]) for name in wanted}
+        with driver_errors:
+            attached = self._detach(connection, wanted["_attached"])
+            missing["_attached"] = {k: v for k, v in missing["_attached"].items() if k not in attached}
+            self._database._load_registries(connection, missing)
+        self._registries = wanted
 
     def _wanted(self) -> Registries:
         wanted = registries_of(self._database)
@@ -117,10 +121,8 @@ def registering(name: str) -> Callable[..., Any]:
             driver.change(native)
         elif not on_loop_thread():
             native(self._draft(registries_of(self)))
-        # On the registries themselves, and without a connection, which has it by now.
-        memory = copy.copy(self)
-        memory.is_closed = lambda: True
-        result = native(memory)
+        # On the registries themselves, which the copy shares; the connection has it by now.
+        result = native(self._draft({}, is_closed=True))
         self.registered = object()
         return result
 
@@ -165,10 +167,12 @@ class SqliteRegistrations:
             self.registered = object()
         return result
 
-    def _draft(self, registries: Registries) -> Any:
-        """Return this database with registries of its own."""
+    def _draft(self, registries: Registries, is_closed: bool = False) -> Any:
+        """Return a copy of this database, with registries of its own; `is_closed`: it meets no connection."""
         draft = copy.copy(self)
         vars(draft).update({name: copy.copy(registry) for name, registry in registries.items()})
+        if is_closed:
+            draft.is_closed = lambda: True
         return draft
 
     def _load_registries(self, connection: Any, registries: Registries) -> None:
