@@ -52,13 +52,16 @@ class ServerSideCursor(ChunkedCursor):
     thread, the event loop's too.
     """
 
+    _is_exhausted = False
+
     @property
     def cursor(self) -> Any:
         return self.raw
 
     def fetchone(self) -> Any:
-        row = None if self.raw.closed else super().fetchone()
+        row = None if self._is_exhausted else super().fetchone()
         if row is None:
+            self._is_exhausted = True
             self.close()
         return row
 

@@ -15,6 +15,7 @@ from playhouse.postgres_ext import (
     Match,
     PostgresqlExtDatabase,
     ServerSide,
+    ServerSideQuery,
     TSVectorField,
 )
 
@@ -137,7 +138,11 @@ async def numbers(kind: str, contrib_server: Server) -> AsyncIterator[Any]:
         yield Number
 
 
-async def test_server_side_cursors(numbers: Any, contrib_server: Server) -> None:
+def open_cursors(database: Any) -> int:
+    return int(database.execute_sql("SELECT count(*) FROM pg_cursors").fetchone()[0])
+
+
+async def test_server_side_cursors(numbers: Any) -> None:
     """With `server_side_cursors=True` every form of a query gives all rows, and leaves no cursor open."""
     query, db = numbers.select().order_by(numbers.n), numbers._meta.database
     everything = list(range(ROWS))
@@ -152,10 +157,7 @@ async def test_server_side_cursors(numbers: Any, contrib_server: Server) -> None
     assert await numbers.select().count() == ROWS
     assert len(await query.where(numbers.n < 0)) == 0
     assert (await db.execute_sql("SELECT 1", named_cursor=True)).fetchall() == [(1,)]
-    cursors = await on_every_worker(
-        db, lambda: db.execute_sql("SELECT count(*) FROM pg_cursors").fetchone()[0]
-    )
-    assert cursors == [0] * WORKERS
+    assert await on_every_worker(db, lambda: open_cursors(db)) == [0] * WORKERS
 
 
 async def test_server_side(numbers: Any) -> None:
@@ -172,6 +174,21 @@ async def test_server_side(numbers: Any) -> None:
     with pytest.raises(BlockingCallError, match=r"async for row in query\.iterator\(\)"):
         list(ServerSide(query))
     assert sum([row.n async for row in query.iterator()]) == expected
+
+
+async def test_a_server_side_cursor_ends_with_its_job(numbers: Any) -> None:
+    """Kept beyond it, it is closed on the server, and says so instead of ending early."""
+    db, query = numbers._meta.database, numbers.select().order_by(numbers.n)
+    kept: list[Any] = []
+
+    def begin() -> int:
+        kept.append(ServerSideQuery(query, array_size=10).iterator())
+        return int(next(kept[-1]).n)
+
+    assert await db.run(begin) == 0
+    assert await on_every_worker(db, lambda: open_cursors(db)) == [0] * WORKERS
+    with pytest.raises(peewee.InterfaceError, match="closed"):
+        await db.run(list, kept[-1])
 
 
 async def test_the_mixin_in_two_lines(kind: str, contrib_server: Server) -> None:
