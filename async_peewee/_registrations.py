@@ -8,7 +8,6 @@ that. It never opens a new connection for it: `:memory:` would lose its data.
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -111,7 +110,6 @@ def registering(name: str) -> Callable[..., Any]:
     it on its own connection.
     """
 
-    @functools.wraps(getattr(peewee.SqliteDatabase, name, registering))
     def method(self: SqliteRegistrations, *args: Any, **kwargs: Any) -> Any:
         def native(draft: SqliteRegistrations) -> Any:
             return getattr(super(SqliteRegistrations, draft), name)(*args, **kwargs)
@@ -126,6 +124,7 @@ def registering(name: str) -> Callable[..., Any]:
         self.registered = object()
         return result
 
+    method.__name__ = name
     return method
 
 
