@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from playhouse.pydantic_utils import to_pydantic
 
 from async_peewee import prefetch
 from tests.support import Models, queries_of
 
 pydantic = pytest.importorskip("pydantic")
+to_pydantic = pytest.importorskip("playhouse.pydantic_utils").to_pydantic
 
 HUEY = {"id": 1, "name": "Huey", "age": 3}
 
@@ -44,7 +44,7 @@ async def test_validation_that_loads_relations(people: Models) -> None:
     """await db.run(Schema.model_validate, instance) loads what is missing; on the loop the error says so."""
     db, (tweet_out, user_out) = people.database, schemas(people)
     tweet, huey = await people.Tweet.get(), await people.User.get()
-    with pytest.raises(Exception, match="before it was awaited|valid"):
+    with pytest.raises(Exception, match=r"before it was awaited"):
         tweet_out.model_validate(tweet)
     assert (await db.run(tweet_out.model_validate, tweet)).user.name == "Huey"
     # Now it is loaded.

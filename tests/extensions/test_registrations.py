@@ -76,13 +76,15 @@ REGISTRATIONS: dict[str, tuple[Callable[[Any], Any], str, Any]] = {
         f"SELECT group_concat(word) FROM (SELECT word FROM {WORDS} ORDER BY word COLLATE backwards)",
         "da,ab,ccc",
     ),
-    "window function": (
+    "timeout": (lambda db: setattr(db, "timeout", 1.5), "PRAGMA busy_timeout", 1500),
+}
+
+if hasattr(sqlite3.Connection, "create_window_function"):  # from Python 3.11 on
+    REGISTRATIONS["window function"] = (
         lambda db: db.register_window_function(Total, num_params=1),
         f"SELECT max(t) FROM (SELECT total(word) OVER (ORDER BY word ROWS 1 PRECEDING) AS t FROM {WORDS})",
         5,
-    ),
-    "timeout": (lambda db: setattr(db, "timeout", 1.5), "PRAGMA busy_timeout", 1500),
-}
+    )
 
 
 @pytest.mark.parametrize(("register", "sql", "value"), REGISTRATIONS.values(), ids=REGISTRATIONS)
