@@ -15,14 +15,13 @@ from ._drivers import MySQLDriver, Psycopg2Driver, Psycopg3Driver, SqliteDriver
 from ._errors import PoolTimeout
 from ._gate import gate_for
 from ._pins import current_driver
-from ._registrations import SqliteRegistrations
 from ._worker import Worker, current_worker
 
 if TYPE_CHECKING:
     from ._typing import DualValue
 
 
-class AsyncSqliteDatabase(SqliteRegistrations, AsyncDatabase, peewee.SqliteDatabase):
+class AsyncSqliteDatabase(AsyncDatabase, peewee.SqliteDatabase):
     """SQLite through sqlite3.
 
     For a file, unless you say otherwise: WAL, `synchronous=NORMAL`, and `BEGIN IMMEDIATE` for

@@ -45,6 +45,10 @@ class SqliteDriver(ConnectionDriver):
         self._loaded.connecting()
         super()._connect(check)
 
+    def note_statement(self, sql: str, is_generated: bool) -> None:
+        self.catch_up()
+        super().note_statement(sql, is_generated)
+
     def catch_up(self) -> None:
         """Load into the connection what was registered on the database since."""
         if self._loaded.is_behind() and not self.state["closed"]:

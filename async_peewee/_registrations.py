@@ -8,6 +8,7 @@ that. It never opens a new connection for it: `:memory:` would lose its data.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,6 @@ import peewee
 from ._calls import on_loop_thread
 from ._pins import current_driver
 from ._results import driver_errors
-from ._worker import Worker
 
 # Where Peewee keeps them. The last two are APSW's and cysqlite's.
 REGISTRIES = (
@@ -30,10 +30,25 @@ OUTSIDE_TRANSACTION = ("_attached", "_pragmas")
 REGISTERING_METHODS = (
     "register_aggregate register_collation register_function register_window_function "
     "unregister_aggregate unregister_collation unregister_function unregister_window_function "
+    "register_module unregister_module register_table_function unregister_table_function "
     "load_extension unload_extension attach detach"
 ).split()
 
 Registries = dict[str, Any]
+
+
+def install_registrations(cls: type[Any]) -> None:
+    """Have what registers something on a class of SQLite databases take effect on every worker."""
+    for name in REGISTERING_METHODS:
+        inherited = getattr(cls, name, None)
+        if inherited is not None and name not in vars(cls) and not hasattr(inherited, "is_registering"):
+            setattr(cls, name, _registering(cls, name))
+    if not hasattr(cls, "_load_registries"):
+        cls._load_registries = _load_registries(cls)
+        cls.timeout = property(_get_timeout, _set_timeout)
+        for name, override in {"_add_conn_hooks": _add_conn_hooks, "pragma": _pragma(cls)}.items():
+            if name not in vars(cls):
+                setattr(cls, name, override)
 
 
 def registries_of(database: Any) -> Registries:
@@ -67,7 +82,7 @@ class Loaded:
 
     def change(self, connection: Any, method: Callable[..., Any]) -> None:
         """Register something on this connection alone; if it fails, nothing is registered."""
-        draft = self._database._draft(self._registries, is_closed=True)
+        draft = draft_of(self._database, self._registries, is_closed=True)
         method(draft)
         self._load(connection, {name: getattr(draft, name) for name in self._registries})
 
@@ -82,7 +97,7 @@ class Loaded:
 
     def _wanted(self) -> Registries:
         wanted = registries_of(self._database)
-        timeout = ("busy_timeout", int((self._database.timeout or 0) * 1000))  # milliseconds
+        timeout = ("busy_timeout", int((self._database._timeout or 0) * 1000))  # milliseconds
         return {**wanted, "_pragmas": [timeout, *wanted["_pragmas"]]}
 
     def _detach(self, connection: Any, wanted: dict[str, str]) -> set[str]:
@@ -103,62 +118,61 @@ def _lacking(wanted: Any, loaded: Any) -> Any:
     return type(wanted)(item for item in wanted if item not in loaded)
 
 
-def registering(name: str) -> Callable[..., Any]:
+def draft_of(database: Any, registries: Registries, is_closed: bool = False) -> Any:
+    """Return a copy of a database, with registries of its own; `is_closed`: it meets no connection."""
+    draft = copy.copy(database)
+    vars(draft).update({name: copy.copy(registry) for name, registry in registries.items()})
+    if is_closed:
+        draft.is_closed = lambda: True
+    return draft
+
+
+# -- what a class gets -----------------------------------------------------------------
+
+
+def _registering(cls: type[Any], name: str) -> Callable[..., Any]:
     """Return Peewee's method of that name, its effect brought to every worker.
 
     On the loop it stores what it is given, without I/O; a worker or plain thread first tries
     it on its own connection.
     """
 
-    def method(self: SqliteRegistrations, *args: Any, **kwargs: Any) -> Any:
-        def native(draft: SqliteRegistrations) -> Any:
-            return getattr(super(SqliteRegistrations, draft), name)(*args, **kwargs)
+    @functools.wraps(getattr(cls, name))
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        def native(draft: Any) -> Any:
+            return getattr(super(cls, draft), name)(*args, **kwargs)
 
         driver: Any = current_driver(self)
         if driver is not None:
             driver.change(native)
         elif not on_loop_thread():
-            native(self._draft(registries_of(self)))
+            native(draft_of(self, registries_of(self)))
         # On the registries themselves, which the copy shares; the connection has it by now.
-        result = native(self._draft({}, is_closed=True))
+        result = native(draft_of(self, {}, is_closed=True))
         self.registered = object()
         return result
 
-    method.__name__ = name
+    method.is_registering = True  # type: ignore[attr-defined]
     return method
 
 
-class SqliteRegistrations:
-    """What registers something on an SQLite database; it takes effect on every worker.
+def _load_registries(cls: type[Any]) -> Callable[..., None]:
+    def load_registries(self: Any, connection: Any, registries: Registries) -> None:
+        """Load what these registries hold into a connection, as Peewee does for a new one."""
+        super(cls, draft_of(self, registries))._add_conn_hooks(connection)
 
-    A connection gets what is new before its next statement. Attached databases and pragmas
-    wait for the end of a transaction that has begun.
-    """
+    return load_registries
 
-    is_closed: Callable[[], bool]
-    _pragmas: Any
-    _timeout: float
 
-    # Changes with each registration.
-    registered: object = None
+def _add_conn_hooks(self: Any, connection: Any) -> None:
+    self._load_registries(connection, registries_of(self))
 
-    @property
-    def timeout(self) -> float:
-        """How long SQLite waits for a lock of another process, in seconds."""
-        return self._timeout
 
-    @timeout.setter
-    def timeout(self, seconds: float) -> None:
-        if on_loop_thread() or current_driver(self) is not None:
-            self._timeout = seconds
-        else:
-            peewee.SqliteDatabase.timeout.fset(self, seconds)  # type: ignore[attr-defined]
-        self.registered = object()
-
-    def pragma(self, *args: Any, **kwargs: Any) -> Any:
+def _pragma(cls: type[Any]) -> Callable[..., Any]:
+    def pragma(self: Any, *args: Any, **kwargs: Any) -> Any:
         before = self._pragmas
         try:
-            result = super().pragma(*args, **kwargs)  # type: ignore[misc]
+            result = super(cls, self).pragma(*args, **kwargs)
         except BaseException:
             self._pragmas = before  # a permanent one that fails would break every later connect
             raise
@@ -166,26 +180,17 @@ class SqliteRegistrations:
             self.registered = object()
         return result
 
-    def _draft(self, registries: Registries, is_closed: bool = False) -> Any:
-        """Return a copy of this database, with registries of its own; `is_closed`: it meets no connection."""
-        draft = copy.copy(self)
-        vars(draft).update({name: copy.copy(registry) for name, registry in registries.items()})
-        if is_closed:
-            draft.is_closed = lambda: True
-        return draft
-
-    def _load_registries(self, connection: Any, registries: Registries) -> None:
-        """Load what these registries hold into a connection, as Peewee does for a new one."""
-        super(SqliteRegistrations, self._draft(registries))._add_conn_hooks(connection)  # type: ignore[misc]
-
-    def _add_conn_hooks(self, connection: Any) -> None:
-        self._load_registries(connection, registries_of(self))
-
-    def _check_statement(self, worker: Worker, sql: str) -> None:
-        super()._check_statement(worker, sql)  # type: ignore[misc]
-        driver: Any = current_driver(self)
-        driver.catch_up()
+    return pragma
 
 
-for _name in REGISTERING_METHODS:
-    setattr(SqliteRegistrations, _name, registering(_name))
+def _get_timeout(database: Any) -> float:
+    """How long SQLite waits for a lock of another process, in seconds."""
+    return float(database._timeout)
+
+
+def _set_timeout(database: Any, seconds: float) -> None:
+    if on_loop_thread() or current_driver(database) is not None:
+        database._timeout = seconds
+    else:
+        peewee.SqliteDatabase.timeout.fset(database, seconds)  # type: ignore[attr-defined]
+    database.registered = object()

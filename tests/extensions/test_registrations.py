@@ -279,3 +279,30 @@ async def test_two_tasks_register_at_once(db: AsyncSqliteDatabase, tmp_path: Pat
     assert await on_every_worker(db, attach) == [True] * WORKERS
     for n in range(WORKERS):
         assert await select_everywhere(db, f"SELECT x FROM other{n}.t") == [n] * WORKERS
+
+
+class Counting(AsyncSqliteDatabase):
+    """A class with hooks of its own."""
+
+    connections = 0
+
+    def _add_conn_hooks(self, conn: sqlite3.Connection) -> None:
+        super()._add_conn_hooks(conn)  # type: ignore[misc]
+        conn.create_function("own", 0, lambda: "own")
+        type(self).connections += 1
+
+    def register_function(self, fn: Any, name: Any = None, *args: Any, **kwargs: Any) -> None:
+        super().register_function(fn, f"my_{name}", *args, **kwargs)
+
+
+async def test_a_class_with_hooks_of_its_own(tmp_path: Path) -> None:
+    """They run once for each connection, and what it registers by super() is on every worker."""
+    db = Counting(tmp_path / "test.db", pool_size=WORKERS)
+    async with db:
+        assert await select_everywhere(db, "SELECT own()") == ["own"] * WORKERS
+        connections = Counting.connections
+        db.register_function(lambda: 1, "one", 0)
+        assert await select_everywhere(db, "SELECT my_one()") == [1] * WORKERS
+        assert await db.run(db.register_function, lambda: 2, "two", 0) is None
+        assert await select_everywhere(db, "SELECT my_two()") == [2] * WORKERS
+        assert Counting.connections == connections
