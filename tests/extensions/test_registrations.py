@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -306,3 +307,30 @@ async def test_a_class_with_hooks_of_its_own(tmp_path: Path) -> None:
         assert await db.run(db.register_function, lambda: 2, "two", 0) is None
         assert await select_everywhere(db, "SELECT my_two()") == [2] * WORKERS
         assert Counting.connections == connections
+
+
+class Slow(AsyncSqliteDatabase):
+    """A class that lets something happen between the wish for a connection and its opening."""
+
+    def meanwhile(self) -> None: ...
+
+    def _connect(self) -> Any:
+        self.meanwhile()
+        return super()._connect()  # type: ignore[misc]
+
+
+async def test_what_is_registered_while_a_worker_connects(tmp_path: Path) -> None:
+    """It is neither missed nor loaded twice, which SQLite would refuse for an attached database."""
+    file = make_file(tmp_path / "1.db", 1)
+    db = Slow(tmp_path / "test.db")
+
+    def attach_from_another_thread() -> None:
+        thread = threading.Thread(target=db.attach, args=(file, "other"))
+        thread.start()
+        thread.join()
+
+    db.meanwhile = attach_from_another_thread  # type: ignore[method-assign]
+    async with db:
+        assert (await db.execute_sql("SELECT x FROM other.t")).fetchall() == [(1,)]
+        assert await db.detach("other")
+        assert len((await db.execute_sql("PRAGMA database_list")).fetchall()) == 1
