@@ -110,3 +110,14 @@ async def test_resolve_multimodel_query(people: Models) -> None:
         return {type(row).__name__ for row in resolve_multimodel_query(query)}
 
     assert await people.database.run(read) == {"User", "Tweet"}
+
+
+async def test_chunked(people: Models) -> None:
+    """peewee.chunked cuts any iterable; each piece is a query, in a transaction if there shall be one."""
+    rows = ({"name": f"cat {n}"} for n in range(25))
+    statements = queries_of(people.database)
+    async with people.database.atomic():
+        for batch in peewee.chunked(rows, 10):
+            await people.User.insert_many(batch).execute()
+    assert [sql.split()[0] for sql in statements if not sql.startswith(("BEGIN", "COMMIT"))] == ["INSERT"] * 3
+    assert await people.User.select().count() == 26
