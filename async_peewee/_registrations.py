@@ -143,7 +143,7 @@ def _registering(cls: type[Any], name: str) -> Callable[..., Any]:
             return getattr(super(cls, draft), name)(*args, **kwargs)
 
         driver: Any = current_driver(self)
-        if driver is not None:
+        if driver is not None and not self.is_closed():
             driver.change(native)
         elif not on_loop_thread():
             native(draft_of(self, registries_of(self)))

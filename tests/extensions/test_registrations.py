@@ -183,6 +183,18 @@ async def test_a_raw_connection_has_it_too(db: AsyncSqliteDatabase) -> None:
     assert await on_every_worker(db, use) == [8] * WORKERS
 
 
+async def test_a_worker_that_has_closed_its_connection(db: AsyncSqliteDatabase) -> None:
+    """What it registers is only stored, as in Peewee, and there when it connects again."""
+
+    def use() -> Any:
+        db.close()
+        db.register_function(lambda x: 2 * x, "twice", 1)
+        return db.execute_sql("SELECT twice(4)").fetchone()[0]
+
+    assert await db.run(use) == 8
+    assert await select_everywhere(db, "SELECT twice(4)") == [8] * WORKERS
+
+
 async def test_a_function_is_replaced_everywhere(db: AsyncSqliteDatabase) -> None:
     db.register_function(lambda: 1, "version", 0)
     assert await select_everywhere(db, "SELECT version()") == [1] * WORKERS
