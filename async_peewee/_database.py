@@ -28,6 +28,7 @@ from ._dual import WRITES, install_dual, refuse_bind_ctx, refuse_peewee
 from ._errors import ConfigurationError
 from ._fork import forget_connection
 from ._pins import current_driver
+from ._registrations import install_registrations
 from ._results import sealed
 from ._settings import PoolSettings
 from ._state import TaskState
@@ -86,6 +87,8 @@ class AsyncDatabase(TypedDatabase):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if issubclass(cls, peewee.SqliteDatabase):
+            install_registrations(cls)
         install_dual(cls, DATABASE_METHODS, _pend_database)
         install_dual(cls, SESSION_METHODS, _pend_session)
 
@@ -96,6 +99,8 @@ class AsyncDatabase(TypedDatabase):
         self.contexts = ConnectionContexts(settings, self._make_driver)
         # Changes with each init(): a connection of an earlier one is replaced.
         self.generation = object()
+        # Changes with each function and the like that is registered on an SQLite database.
+        self.registered: object = None
         self.contexts.forget_connection = self._forget_connection
         super().__init__(database, *args, **kwargs)
 

@@ -36,6 +36,9 @@ class AsyncSqliteDatabase(AsyncDatabase, peewee.SqliteDatabase):
 
     if TYPE_CHECKING:
 
+        def pragma(
+            self, key: str, value: object = ..., permanent: bool = False, schema: str | None = None
+        ) -> DualValue[Any]: ...
         def attach(self, filename: str, name: str) -> DualValue[bool]: ...
         def detach(self, name: str) -> DualValue[bool]: ...
         def load_extension(self, extension: str) -> DualValue[None]: ...  # type: ignore[override]

@@ -60,8 +60,8 @@ class Driver(Protocol):
     def begin_stream(self, is_alone: bool) -> Any:
         """Return a cursor that fetches rows as they are asked for."""
 
-    def check_alive(self) -> None:
-        """Raise if the transaction that the worker is in has been ended by the database."""
+    def begin_statement(self) -> None:
+        """Prepare for a statement; raise if the database has ended the transaction that it is for."""
 
     def note_job_end(self) -> None:
         """Look what a job has left of the transaction that goes on."""
@@ -201,6 +201,10 @@ class ConnectionDriver:
         transactions = self.state["transactions"]
         managed = transactions and not isinstance(transactions[-1], peewee._manual)
         self.dead = bool(managed) and not self.in_transaction()
+
+    def begin_statement(self) -> None:
+        """Prepare for a statement; refuse it in a dead transaction."""
+        self.check_alive()
 
     def check_alive(self) -> None:
         """Refuse a statement in a dead transaction: outside of it, it would be committed at once."""

@@ -9,11 +9,14 @@ import select
 import socket
 import sqlite3
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import peewee
 
 from ._driver import ConnectionDriver
+from ._registrations import Loaded
+from ._settings import PoolSettings
 
 # How long an attempt to reach the server for an interrupt may take, in seconds. The worker
 # waits meanwhile, so it is as short as libpq allows.
@@ -30,6 +33,32 @@ POSTGRESQL_TRACES = re.compile(r"set_config|advisory_|^create temp")
 class SqliteDriver(ConnectionDriver):
     """sqlite3: interrupt() is safe from any thread, and there is no server to hang."""
 
+    def __init__(self, database: Any, settings: PoolSettings) -> None:
+        super().__init__(database, settings)
+        self._loaded = Loaded(database)
+
+    def ready(self, check: Callable[[], None]) -> None:
+        super().ready(check)
+        self.catch_up()
+
+    def _connect(self, check: Callable[[], None]) -> None:
+        self._loaded.connecting()
+        super()._connect(check)
+
+    def begin_statement(self) -> None:
+        super().begin_statement()
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Load into the connection what was registered on the database since."""
+        if self._loaded.is_behind() and not self.state["closed"]:
+            self._loaded.catch_up(self.connection, self.in_transaction())
+
+    def change(self, method: Callable[[Any], Any]) -> None:
+        """Register something on this connection."""
+        self.catch_up()
+        self._loaded.change(self.connection, method)
+
     def in_transaction(self) -> bool:
         return not self.state["closed"] and not self.is_lost() and bool(self.connection.in_transaction)
 
@@ -41,7 +70,11 @@ class SqliteDriver(ConnectionDriver):
             return True
 
     def leaves_traces(self, sql: str, is_generated: bool) -> bool:
-        return not self.database.is_memory and bool(SQLITE_TRACES.match(sql))
+        return bool(SQLITE_TRACES.match(sql))
+
+    def reset_session(self) -> None:
+        if not self.database.is_memory:  # its data would go with the connection
+            super().reset_session()
 
     def stop_statement(self) -> None:
         self.connection.interrupt()

@@ -71,6 +71,8 @@ def refuse_peewee(frame: FrameType, name: str, target: Any) -> None:
     if not is_peewee(frame):
         return
     awaited = f"await db.{name}(...)" if isinstance(target, peewee.Database) else "the awaited form"
+    if frame.f_globals["__name__"] == "playhouse.postgres_ext":  # ServerSide(query)
+        awaited = "async for row in query.iterator()"
     instead = f"{awaited}, or await db.run(function, ...) for code that calls it"
     raise BlockingCallError(f"Peewee's own call of {name}()", instead)
 

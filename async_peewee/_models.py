@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import peewee
 
 from ._calls import Unawaited, call_on_worker, guard, on_loop_thread
 from ._contexts import contexts_of
 from ._dual import install_dual, pend_method, refuse_bind_ctx
+from ._errors import BlockingCallError
 from ._queries import adopt
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ SEARCH_METHODS = (
 QUERY_BUILDERS = "select update insert insert_many insert_from raw noop".split()
 
 
+class RowNotLoaded(BlockingCallError, AttributeError):
+    """Raised when code takes a reference for the row itself; to hasattr() it is a missing attribute."""
+
+
 class RelatedReference(Unawaited):
     """A foreign key's row that is not loaded yet; `await` loads it.
 
@@ -51,6 +56,12 @@ class RelatedReference(Unawaited):
 
     def _describe(self) -> str:
         return f"{type(self._instance).__name__}.{self._accessor.name}"
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name == "_meta":  # asked for by code that takes it for the row: model_to_dict()
+            row = self._describe()
+            raise RowNotLoaded(f"following {row}", f"await db.run(function, ...), or await {row} first")
+        super().__getattr__(name)
 
     def __await__(self) -> Generator[Any, Any, Any]:
         contexts = contexts_of(self._accessor.rel_model._meta.database)

@@ -17,10 +17,14 @@ class BufferedCursor:
     """All that a DB-API cursor had to say, read on the worker: rows, description, counts."""
 
     def __init__(self, cursor: Any) -> None:
-        self.description: Any = cursor.description
+        if not hasattr(cursor, "fetchall"):
+            cursor = cursor.cursor  # inside playhouse.postgres_ext's FetchManyCursor
+        # No description: the statement returns no rows, and asking for some is an error; or it
+        # is a server-side cursor of psycopg2, which has a name, and no description until then.
+        has_rows = cursor.description is not None or getattr(cursor, "name", None)
         with driver_errors:
-            # No description: the statement returns no rows, and asking for some is an error.
-            self._rows: list[Any] = cursor.fetchall() if self.description is not None else []
+            self._rows: list[Any] = cursor.fetchall() if has_rows else []
+        self.description: Any = cursor.description
         # After the rows: sqlite3 counts the rows of RETURNING as they are fetched.
         self.rowcount: int = getattr(cursor, "rowcount", -1)
         self.lastrowid: Any = getattr(cursor, "lastrowid", None)
@@ -78,7 +82,7 @@ def seal(result: Any) -> Any:
 
 def _is_raw_cursor(result: Any) -> bool:
     kind = type(result)
-    return hasattr(kind, "fetchall") and hasattr(kind, "execute") and not isinstance(result, BufferedCursor)
+    return hasattr(kind, "fetchone") and hasattr(result, "description") and kind is not BufferedCursor
 
 
 def sealed(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[[], Any]:

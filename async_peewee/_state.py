@@ -93,7 +93,7 @@ class TaskState:
             return named_cursor.cursor
         elif not worker.in_driver:  # else it is for a statement of which we know
             _note_user(worker, sys._getframe(1))
-        return super().cursor()  # type: ignore[misc]
+        return super().cursor(named_cursor)  # type: ignore[misc]
 
     def connection(self) -> Any:
         guard("db.connection()", "await db.run(function), where the function uses db.connection()")
@@ -142,7 +142,7 @@ class TaskState:
     def _begin_statement(self, worker: Worker, statement: Statement) -> None:
         """Refuse a statement of a job that was cancelled or whose transaction is dead."""
         worker.check_interrupted()
-        worker.driver.check_alive()
+        worker.driver.begin_statement()
         if statement.leaves_traces:
             worker.driver.is_dirty = True
 

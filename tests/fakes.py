@@ -26,7 +26,7 @@ class FakeDriver:
     def ready(self, check: Callable[[], None]) -> None:
         self.calls.append("ready")
 
-    def check_alive(self) -> None: ...
+    def begin_statement(self) -> None: ...
 
     def note_job_end(self) -> None:
         self.calls.append("note_job_end")

@@ -1,0 +1,75 @@
+"""The database class of playhouse.postgres_ext, asynchronous; its fields are used as they are."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from playhouse.postgres_ext import FetchManyCursor, PostgresqlExtDatabase
+
+from ._databases import AsyncPostgresqlDatabase
+from ._streams import ChunkedCursor
+from ._worker import current_worker
+
+__all__ = ["AsyncPostgresqlExtDatabase"]
+
+
+class AsyncPostgresqlExtDatabase(AsyncPostgresqlDatabase, PostgresqlExtDatabase):  # type: ignore[misc]
+    """PostgreSQL with `register_hstore=True` and `server_side_cursors=True`, on psycopg2 or psycopg.
+
+        for row in ServerSide(query)   ->   async for row in query.iterator()
+
+    ServerSide itself reads on a worker, in `db.run(function)`.
+    """
+
+    def execute(self, query: Any, **options: Any) -> Any:
+        cursor, worker = super().execute(query, **options), current_worker()
+        if worker is None or not isinstance(cursor, FetchManyCursor):
+            return cursor
+        replacement = ServerSideCursor(cursor.cursor)
+        replacement.size = cursor.array_size
+        worker.at_job_end(partial(_close, weakref.ref(replacement)))
+        return replacement
+
+    def _connect(self) -> Any:
+        # As Peewee's own, which leaves the connection open where there is no hstore.
+        connection = super(PostgresqlExtDatabase, self)._connect()
+        try:
+            if self._register_hstore:
+                self._adapter.register_hstore(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+class ServerSideCursor(ChunkedCursor):
+    """A server-side cursor that ends on its worker: read to its end, dropped, or left by its job.
+
+    Peewee's is part of a reference cycle. Python would close it some time later, in any
+    thread, the event loop's too.
+    """
+
+    _is_exhausted = False
+
+    @property
+    def cursor(self) -> Any:
+        return self.raw
+
+    def fetchone(self) -> Any:
+        row = None if self._is_exhausted else super().fetchone()
+        if row is None:
+            self._is_exhausted = True
+            self.close()
+        return row
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _close(cursor: Callable[[], ServerSideCursor | None]) -> None:
+    left = cursor()
+    if left is not None:
+        left.close()
