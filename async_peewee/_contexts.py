@@ -86,6 +86,13 @@ class ConnectionContexts:
             self._pools[key] = pool
         return pool
 
+    def forget_pool(self) -> None:
+        """Let the next use open a new pool in the place of this loop's closed one."""
+        key = running_key()
+        with self._lock:
+            if key in self._pools and self._pools[key].is_closed:
+                del self._pools[key]
+
     def is_open(self) -> bool:
         """Return True if a pool of this database is open, here or on another loop."""
         return any(not pool.is_closed and not pool.loop.is_closed() for pool in list(self._pools.values()))
