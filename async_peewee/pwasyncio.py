@@ -10,38 +10,31 @@ to gather() inside a transaction it is outside, as in pwasyncio. docs/pwasyncio.
 from __future__ import annotations
 
 import asyncio as asyncio  # a program gets it by `import *`, as from pwasyncio
-import functools
-import inspect
-import weakref
-from collections.abc import Awaitable, Callable
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-import anyio
 import peewee
-from anyio import from_thread, to_thread
 from peewee import *  # noqa: F403
 
-from ._calls import aio, call_on_worker, on_loop_thread
-from ._contexts import ConnectionContexts, contexts_of
-from ._database import CLOSE_TIMEOUT, AsyncDatabase
+from ._bridge import await_ as await_
+from ._bridge import greenlet_spawn as greenlet_spawn
+from ._calls import call_on_worker
+from ._contexts import contexts_of
 from ._databases import AsyncMySQLDatabase as MySQL
 from ._databases import AsyncPostgresqlDatabase as PostgreSQL
 from ._databases import AsyncSqliteDatabase as SQLite
 from ._dual import install_dual, pend_method
 from ._errors import BlockingCallError
+from ._held import AsyncConnectionWrapper as AsyncConnectionWrapper
+from ._held import HeldConnections
 from ._models import MODEL_METHODS, AsyncModelBase
 from ._models import AsyncModel as DualModel
-from ._pins import current_driver, require_task
 from ._queries import adopt
-from ._transactions import AsyncAtomic, AsyncConnectionContext, AsyncSavepoint, AsyncTransaction
+from ._transactions import AsyncAtomic, AsyncSavepoint, AsyncTransaction
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
-    from ._typed_pwasyncio import PrefixedDatabase, PrefixedModel, PrefixedTransaction
+    from ._typed_pwasyncio import PrefixedModel, PrefixedTransaction
 else:
-    PrefixedDatabase = AsyncDatabase
     PrefixedModel = PrefixedTransaction = object
 
 __all__ = [
@@ -61,9 +54,6 @@ __all__ = [
     "greenlet_spawn",
 ]
 __all__ += peewee.__all__
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 # What pwasyncio raises where a query would block the event loop.
 MissingGreenletBridge = BlockingCallError
@@ -96,53 +86,6 @@ def _of_query(name: str) -> Callable[..., Any]:
 
     method.__name__ = method.__qualname__ = name
     return method
-
-
-# -- the bridge -----------------------------------------------------------------------
-
-
-async def greenlet_spawn(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run a synchronous function on a worker, as aio(function) does; it may use await_().
-
-    In a program without a database it runs on a thread of its own. Raises what the function
-    raises. A cancelled task waits for the function.
-    """
-    if ConnectionContexts.known:
-        return await aio(fn, *args, **kwargs)
-    call = functools.partial(fn, *args, **kwargs)
-    return await to_thread.run_sync(call, limiter=anyio.CapacityLimiter(1))
-
-
-def await_(awaitable: Awaitable[T]) -> T:
-    """Wait, in a function that runs on a worker, for something that runs on the event loop.
-
-    It runs in a task of its own, which does not hold the worker's connection: what it asks
-    of the database goes to another one. Raises what it raises, and MissingGreenletBridge on
-    a thread that is not a worker.
-    """
-    has_begun = False
-
-    async def perform() -> T:
-        nonlocal has_begun
-        has_begun = True
-        return await awaitable
-
-    try:
-        return from_thread.run(perform)
-    except RuntimeError:
-        if has_begun:
-            raise
-        _refuse(awaitable)
-
-
-def _refuse(awaitable: Any) -> NoReturn:
-    if inspect.iscoroutine(awaitable):
-        awaitable.close()  # or Python would say that it was never awaited
-    raise MissingGreenletBridge(
-        "await_() outside of a worker",
-        "await it, or await db.run(fn) of the function that calls await_(); "
-        "await query.aexecute() or await obj.afetch(Model.field) where it stands for a query",
-    ) from None
 
 
 # -- models ---------------------------------------------------------------------------
@@ -217,29 +160,8 @@ class async_savepoint(_PrefixedBlock, AsyncSavepoint):  # noqa: N801
 # -- databases ------------------------------------------------------------------------
 
 
-class AsyncConnectionWrapper:
-    """What aconnect() returns: the task's connection, as far as SQL goes."""
-
-    def __init__(self, db: AsyncDatabaseMixin) -> None:
-        self._db = db
-
-    async def execute(self, sql: str, params: Any = None) -> Any:
-        """Run SQL; `await db.aexecute_sql(sql, params)`."""
-        return await self._db.aexecute_sql(sql, params)
-
-
-class AsyncDatabaseMixin(PrefixedDatabase):
-    """Add pwasyncio's names to an asynchronous database.
-
-    A task gets a connection of its own by aconnect() or `async with db`, and keeps it until
-    aclose() or the end of the block. Without, each call takes whichever is free. The pool
-    opens by itself, after close_pool() too.
-    """
-
-    def __init__(self, database: Any, *args: Any, **kwargs: Any) -> None:
-        # By task: the connections that aconnect() has taken.
-        self._connected: weakref.WeakKeyDictionary[Any, AsyncConnectionContext] = weakref.WeakKeyDictionary()
-        super().__init__(database, *args, **kwargs)
+class AsyncDatabaseMixin(HeldConnections):
+    """Add pwasyncio's names to an asynchronous database."""
 
     @property
     def Model(self) -> type[AsyncModel]:  # noqa: N802
@@ -248,67 +170,6 @@ class AsyncDatabaseMixin(PrefixedDatabase):
             meta = type("Meta", (), {"database": self})
             self._Model: type[AsyncModel] = AsyncModelBase("AsyncBaseModel", (AsyncModel,), {"Meta": meta})
         return self._Model
-
-    async def aconnect(self) -> AsyncConnectionWrapper:
-        """Hold a connection for this task until aclose(); nothing changes if it holds one.
-
-        Raises OperationalError if none is free for `acquire_timeout` seconds, or the database
-        cannot be reached.
-        """
-        if self.contexts.current() is None:
-            block = AsyncConnectionContext(self)
-            await block.__aenter__()
-            self._connected[require_task()] = block
-        return AsyncConnectionWrapper(self)
-
-    async def aclose(self) -> None:
-        """Give the task's connection back. Raises OperationalError in a transaction."""
-        self._check_no_transaction()
-        block = self._connected.pop(require_task(), None)
-        if block is not None:
-            await block.__aexit__(None, None, None)
-
-    def _check_no_transaction(self) -> None:
-        if self.in_transaction():
-            raise peewee.OperationalError("Attempting to close database while transaction is open.")
-
-    async def close_pool(self) -> None:
-        """Close all connections; the next use opens new ones.
-
-        Calls that run have ten seconds, then they are interrupted. Raises OperationalError in
-        a transaction of this task.
-        """
-        await self.aclose()
-        await super().close()
-        self.contexts.forget_pool()
-
-    async def __aenter__(self) -> Self:
-        await self.aconnect()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    def is_closed(self) -> bool:
-        """Return True if the task, or on another thread the thread, holds no connection."""
-        return self.contexts.current() is None if on_loop_thread() else super().is_closed()
-
-    # A function that runs on a worker may connect and close as it likes, `with db` included. There
-    # both are free: the connection is the worker's, and ":memory:" would be lost with it.
-
-    def connect(self, reuse_if_open: bool = False) -> Any:
-        return super().connect(reuse_if_open or self._is_own_worker())
-
-    def close(self, timeout: float = CLOSE_TIMEOUT) -> Any:
-        if not self._is_own_worker():
-            return super().close(timeout)
-        self._check_no_transaction()
-        return False
-
-    def _is_own_worker(self) -> bool:
-        return current_driver(self) is not None
 
     if not TYPE_CHECKING:
 
@@ -352,6 +213,10 @@ class AsyncSqliteDatabase(AsyncDatabaseMixin, SQLite):
 
 class AsyncPostgresqlDatabase(AsyncDatabaseMixin, PostgreSQL):
     """PostgreSQL through psycopg2, or through psycopg with `prefer_psycopg3=True`."""
+
+    def begin(self, isolation_level: Any = None, *, isolation: str | None = None) -> Any:
+        # asyncpg's spelling of a block's isolation level: isolation="repeatable_read".
+        return super().begin(isolation.replace("_", " ") if isolation else isolation_level)
 
 
 class AsyncMySQLDatabase(AsyncDatabaseMixin, MySQL):
