@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -130,7 +131,21 @@ taken
 [(42,)]
 """
 
-PROGRAMS = [(BRIDGE, BRIDGE_PRINTS), (SERVICE, SERVICE_PRINTS)]
+# The one of the documentation, as it was before its import changed.
+PAGE = (ROOT / "docs" / "pwasyncio.md").read_text()
+(BLOCK,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+DOCUMENTED = BLOCK.replace(
+    "from async_peewee.pwasyncio import *  # was: from playhouse.pwasyncio import *", IMPORT
+)
+DOCUMENTED_PRINTS = """\
+Huey says hello
+hello
+Huey
+1 tweet
+"""
+
+PROGRAMS = [(BRIDGE, BRIDGE_PRINTS), (SERVICE, SERVICE_PRINTS), (DOCUMENTED, DOCUMENTED_PRINTS)]
+NAMES = ["bridge", "service", "documented"]
 
 
 def run(program: str, folder: Path) -> str:
@@ -149,7 +164,7 @@ def run(program: str, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "trio"])
-@pytest.mark.parametrize(("program", "prints"), PROGRAMS, ids=["bridge", "service"])
+@pytest.mark.parametrize(("program", "prints"), PROGRAMS, ids=NAMES)
 def test_a_program_that_changes_one_import(program: str, prints: str, loop: str, tmp_path: Path) -> None:
     """It does on asyncio what it did before, and on trio too."""
     assert program.count(IMPORT) == 1
@@ -162,7 +177,7 @@ def test_a_program_that_changes_one_import(program: str, prints: str, loop: str,
 
 if find_spec("greenlet") and find_spec("aiosqlite"):
 
-    @pytest.mark.parametrize(("program", "prints"), PROGRAMS, ids=["bridge", "service"])
+    @pytest.mark.parametrize(("program", "prints"), PROGRAMS, ids=NAMES)
     def test_the_program_as_it_was(program: str, prints: str, tmp_path: Path) -> None:
         """What it is expected to print is what it prints on playhouse.pwasyncio."""
         assert run(program, tmp_path) == prints
