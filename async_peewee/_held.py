@@ -72,14 +72,14 @@ class HeldConnections(PrefixedDatabase):
         if self.in_transaction():
             raise peewee.OperationalError("Attempting to close database while transaction is open.")
 
-    async def close_pool(self) -> None:
+    async def close_pool(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Close all connections; the next use opens new ones.
 
-        Calls that run have ten seconds, then they are interrupted. Raises OperationalError in
-        a transaction of this task.
+        Calls that run and tasks that hold a connection have `timeout` seconds, then they are
+        interrupted. Raises OperationalError in a transaction of this task.
         """
         await self.aclose()
-        await super().close()
+        await super().close(timeout)
         self.contexts.forget_pool()
 
     async def __aenter__(self) -> Self:
