@@ -312,3 +312,28 @@ async def test_a_connection_that_user_code_has_closed_is_replaced(make_database:
                     await database.execute_sql("SELECT 1")
             assert (await database.execute_sql("SELECT 42")).fetchone() == (42,)
         assert database.stats().pinned == 0
+
+
+@pytest.mark.parametrize("make_database", ["psycopg2", "psycopg3", "pymysql"], indirect=True)
+async def test_a_held_connection_that_was_lost_is_replaced_when_that_was_said(
+    make_database: Maker, db: Any
+) -> None:
+    """The call that meets the loss fails; outside a transaction the block then goes on with a new one."""
+    assert make_database.server is not None
+    ask = "SELECT connection_id()" if make_database.kind == "pymysql" else "SELECT pg_backend_pid()"
+    async with db.connection_context():
+        first = (await db.execute_sql(ask)).fetchone()[0]
+        make_database.server.kill(first)
+        with pytest.raises(peewee.OperationalError, match="connection was lost"):
+            await db.execute_sql(ask)
+        second = (await db.execute_sql(ask)).fetchone()[0]
+        assert second != first
+        with pytest.raises(peewee.OperationalError, match="already rolled back"):
+            async with db.atomic():
+                assert (await db.execute_sql(ask)).fetchone()[0] == second
+                make_database.server.kill(second)
+                for match in ("connection was lost", "already rolled back"):
+                    with pytest.raises(peewee.OperationalError, match=match):
+                        await db.execute_sql(ask)
+        assert (await db.execute_sql(ask)).fetchone()[0] not in (first, second)
+    assert db.stats().pinned == 0
