@@ -13,7 +13,7 @@ import peewee
 import pytest
 
 from async_peewee import AsyncSqliteDatabase, PoolClosed, PoolTimeout, TransactionFinished, aio
-from tests.support import Maker, Models, wait_until
+from tests.support import Maker, Models, slow_sql, wait_until
 
 
 async def test_a_child_task_is_outside_its_parents_transaction(make_database: Maker) -> None:
@@ -328,6 +328,11 @@ async def test_a_held_connection_that_was_lost_is_replaced_when_that_was_said(
             await db.execute_sql(ask)
         second = (await db.execute_sql(ask)).fetchone()[0]
         assert second != first
+        async with anyio.create_task_group() as tasks:  # its statements are interrupted like any other's
+            tasks.start_soon(aio, db.execute_sql(slow_sql(make_database.kind, 20)))
+            await wait_until(make_database.server.sleeping)
+            tasks.cancel_scope.cancel()
+        assert (await db.execute_sql(ask)).fetchone()[0] == second
         with pytest.raises(peewee.OperationalError, match="already rolled back"):
             async with db.atomic():
                 assert (await db.execute_sql(ask)).fetchone()[0] == second

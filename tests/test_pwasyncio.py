@@ -100,6 +100,15 @@ async def test_afetch_loads_a_relation_once(db: Any, shelf: Shelf) -> None:
     assert await book.afetch(Book.editor) is None
 
 
+async def test_afetch_needs_no_database_for_what_is_there(db: Any, shelf: Shelf) -> None:
+    """From a join, a prefetch or an earlier afetch()."""
+    author = await shelf.Author.acreate(name="a")
+    await shelf.Book.acreate(author=author, title="t")
+    book = await db.get(shelf.Book.select(shelf.Book, shelf.Author).join(shelf.Author, on=shelf.Book.author))
+    shelf.Book._meta.database = shelf.Author._meta.database = None
+    assert (await book.afetch("author")).name == "a"
+
+
 async def test_afetch_refuses_what_it_cannot_load(pw: Any, db: Any, shelf: Shelf) -> None:
     """A field that is no foreign key, an unknown name, lazy_load=False, a row that is gone."""
 
