@@ -108,7 +108,8 @@ class ConnectionContexts:
         """Return what the current task holds, None outside any block."""
         if not self._held:
             return None
-        stack = self._held.get(current_task(running_key()))
+        task = current_task(running_key())
+        stack = self._held.get(task) if task is not None else None
         return stack[-1] if stack else None
 
     def require(self, what: str) -> Pin:

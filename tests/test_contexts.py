@@ -13,7 +13,7 @@ import peewee
 import pytest
 
 from async_peewee import AsyncSqliteDatabase, PoolClosed, PoolTimeout, TransactionFinished, aio
-from tests.support import Maker, Models, slow_sql, wait_until
+from tests.support import Maker, Models, on_asyncio, slow_sql, wait_until
 
 
 async def test_a_child_task_is_outside_its_parents_transaction(make_database: Maker) -> None:
@@ -342,3 +342,14 @@ async def test_a_held_connection_that_was_lost_is_replaced_when_that_was_said(
                         await db.execute_sql(ask)
         assert (await db.execute_sql(ask)).fetchone()[0] not in (first, second)
     assert db.stats().pinned == 0
+
+
+@on_asyncio
+async def test_a_callback_of_the_loop_holds_nothing(sqlite_db: AsyncSqliteDatabase) -> None:
+    """It is no task's, although a task is in a transaction meanwhile."""
+    answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    async with sqlite_db.atomic():
+        asyncio.get_running_loop().call_soon(lambda: answer.set_result(sqlite_db.in_transaction()))
+        with anyio.fail_after(5):
+            assert await answer is False
+        assert sqlite_db.in_transaction()
