@@ -86,6 +86,13 @@ class ConnectionContexts:
             self._pools[key] = pool
         return pool
 
+    def forget_pool(self) -> None:
+        """Let the next use open a new pool in the place of this loop's closed one."""
+        key = running_key()
+        with self._lock:
+            if key in self._pools and self._pools[key].is_closed:
+                del self._pools[key]
+
     def is_open(self) -> bool:
         """Return True if a pool of this database is open, here or on another loop."""
         return any(not pool.is_closed and not pool.loop.is_closed() for pool in list(self._pools.values()))
@@ -101,7 +108,8 @@ class ConnectionContexts:
         """Return what the current task holds, None outside any block."""
         if not self._held:
             return None
-        stack = self._held.get(current_task(running_key()))
+        task = current_task(running_key())
+        stack = self._held.get(task) if task is not None else None
         return stack[-1] if stack else None
 
     def require(self, what: str) -> Pin:

@@ -64,7 +64,7 @@ class Driver(Protocol):
         """Prepare for a statement; raise if the database has ended the transaction that it is for."""
 
     def note_job_end(self) -> None:
-        """Look what a job has left of the transaction that goes on."""
+        """Look what a job has left of the transaction that goes on, or of the connection without one."""
 
     def settle(self) -> None:
         """Leave nothing of a job behind: no open transaction, no broken connection."""
@@ -197,10 +197,12 @@ class ConnectionDriver:
                 self._discard()
 
     def note_job_end(self) -> None:
-        """Note whether the database has ended the transaction of the block."""
+        """Note whether the database has ended the transaction; without one, drop a lost connection."""
         transactions = self.state["transactions"]
         managed = transactions and not isinstance(transactions[-1], peewee._manual)
         self.dead = bool(managed) and not self.in_transaction()
+        if not transactions and not self.state["closed"] and self.is_lost():
+            self._discard()
 
     def begin_statement(self) -> None:
         """Prepare for a statement; refuse it in a dead transaction."""

@@ -162,6 +162,8 @@ class Worker:
             self.check_interrupted()
             if not self.pinned:
                 self._check_pin(job)
+            # A held connection that was lost is closed when its holder has been told so.
+            if not self.pinned or self.driver.state.get("closed"):
                 self.driver.ready(self.check_interrupted)
             assert function is not None
             job.result = job.context.run(function)

@@ -13,7 +13,7 @@ import peewee
 import pytest
 
 from async_peewee import AsyncSqliteDatabase, PoolClosed, PoolTimeout, TransactionFinished, aio
-from tests.support import Maker, Models, wait_until
+from tests.support import Maker, Models, on_asyncio, slow_sql, wait_until
 
 
 async def test_a_child_task_is_outside_its_parents_transaction(make_database: Maker) -> None:
@@ -312,3 +312,44 @@ async def test_a_connection_that_user_code_has_closed_is_replaced(make_database:
                     await database.execute_sql("SELECT 1")
             assert (await database.execute_sql("SELECT 42")).fetchone() == (42,)
         assert database.stats().pinned == 0
+
+
+@pytest.mark.parametrize("make_database", ["psycopg2", "psycopg3", "pymysql"], indirect=True)
+async def test_a_held_connection_that_was_lost_is_replaced_when_that_was_said(
+    make_database: Maker, db: Any
+) -> None:
+    """The call that meets the loss fails; outside a transaction the block then goes on with a new one."""
+    assert make_database.server is not None
+    ask = "SELECT connection_id()" if make_database.kind == "pymysql" else "SELECT pg_backend_pid()"
+    async with db.connection_context():
+        first = (await db.execute_sql(ask)).fetchone()[0]
+        make_database.server.kill(first)
+        with pytest.raises(peewee.OperationalError, match="connection was lost"):
+            await db.execute_sql(ask)
+        second = (await db.execute_sql(ask)).fetchone()[0]
+        assert second != first
+        async with anyio.create_task_group() as tasks:  # its statements are interrupted like any other's
+            tasks.start_soon(aio, db.execute_sql(slow_sql(make_database.kind, 20)))
+            await wait_until(make_database.server.sleeping)
+            tasks.cancel_scope.cancel()
+        assert (await db.execute_sql(ask)).fetchone()[0] == second
+        with pytest.raises(peewee.OperationalError, match="already rolled back"):
+            async with db.atomic():
+                assert (await db.execute_sql(ask)).fetchone()[0] == second
+                make_database.server.kill(second)
+                for match in ("connection was lost", "already rolled back"):
+                    with pytest.raises(peewee.OperationalError, match=match):
+                        await db.execute_sql(ask)
+        assert (await db.execute_sql(ask)).fetchone()[0] not in (first, second)
+    assert db.stats().pinned == 0
+
+
+@on_asyncio
+async def test_a_callback_of_the_loop_holds_nothing(sqlite_db: AsyncSqliteDatabase) -> None:
+    """It is no task's, although a task is in a transaction meanwhile."""
+    answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    async with sqlite_db.atomic():
+        asyncio.get_running_loop().call_soon(lambda: answer.set_result(sqlite_db.in_transaction()))
+        with anyio.fail_after(5):
+            assert await answer is False
+        assert sqlite_db.in_transaction()
