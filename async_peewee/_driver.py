@@ -199,15 +199,17 @@ class ConnectionDriver:
     def note_job_end(self) -> None:
         """Note whether the database has ended the transaction of the block."""
         transactions = self.state["transactions"]
-        managed = transactions and not isinstance(transactions[-1], peewee._manual)
-        self.dead = bool(managed) and not self.in_transaction()
+        if not transactions:
+            self.dead = False
+        elif not isinstance(transactions[-1], peewee._manual):
+            self.dead = self.dead or not self.in_transaction()
 
     def check_alive(self) -> None:
         """Refuse a statement in a dead transaction: outside of it, it would be committed at once."""
         if self.dead:
             raise peewee.OperationalError(
                 "the database has already rolled back this transaction (a statement in it was "
-                "interrupted, or the connection was lost); leave the block and start again"
+                "interrupted or failed, or the connection was lost); leave the block and start again"
             )
 
     def begin_stream(self, is_alone: bool) -> Any:

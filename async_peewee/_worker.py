@@ -141,8 +141,8 @@ class Worker:
     def _perform(self, job: Job) -> Job | None:
         if job.state is not State.TAKEN and not self._pool.claim(self, job):
             return None
-        if job.holds_gate:
-            self.held_gate = job.gate
+        if job.holds_gate and job.gate is not None:
+            self._note_gate(job.gate)
         self._run(job)
         self._clean_up(job)
         if self.held_gate is not None and self.held_gate.is_wanted:
@@ -292,12 +292,16 @@ class Worker:
         if not entered:
             self.check_interrupted()
             return False
-        self.held_gate = gate
+        self._note_gate(gate)
         return True
 
     def _leave_gate_when_done(self) -> None:
         if not self.driver.in_transaction():
             self._leave_gate()
+
+    def _note_gate(self, gate: WriteGate) -> None:
+        self.held_gate = gate
+        gate.describe = self.describe
 
     def _leave_gate(self) -> None:
         gate, self.held_gate = self.held_gate, None

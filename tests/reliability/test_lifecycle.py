@@ -36,6 +36,10 @@ class Row(AsyncModel):
 """
 
 
+# Far less than what has to be ended would take, and more than a busy machine needs, in seconds.
+SOON = 10.0
+
+
 def run_program(body: str, *arguments: str) -> tuple[float, str]:
     """Run a program to its end; return the seconds that it took after it printed `ready`, and its output."""
     source = textwrap.dedent(PROGRAM) + textwrap.dedent(body)
@@ -93,7 +97,7 @@ def target_of(make_database: Maker) -> tuple[str, str]:
 
 
 def test_a_program_that_never_closes_ends_promptly(make_database: Maker, runner: str) -> None:
-    """It exits within two seconds, with nothing on standard error and what it committed in place."""
+    """It exits promptly, with nothing on standard error and what it committed in place."""
     body = f"""
     async def main():
         await Row.create_table()
@@ -104,7 +108,7 @@ def test_a_program_that_never_closes_ends_promptly(make_database: Maker, runner:
     """
     seconds, output = run_program(textwrap.dedent(body), *target_of(make_database))
     assert output == "1\nready\n"
-    assert seconds < 2
+    assert seconds < SOON
 
 
 def test_a_program_that_ends_in_a_transaction_commits_nothing(make_database: Maker, runner: str) -> None:
@@ -130,7 +134,7 @@ def test_a_program_that_ends_in_a_transaction_commits_nothing(make_database: Mak
     """
     seconds, output = run_program(textwrap.dedent(body), *target_of(make_database))
     assert output == "ready\n"
-    assert seconds < 2
+    assert seconds < SOON
     with make_database.plain() as plain:
         assert plain.execute_sql("SELECT count(*) FROM row").fetchone() == (0,)
 
@@ -173,7 +177,7 @@ async def test_close_interrupts_what_does_not_end(make_database: Maker) -> None:
         for _ in range(7):
             group.start_soon(call)
         await wait_until(lambda: database.stats().waiting == 5 and database.stats().busy == 2)
-        with anyio.fail_after(3):
+        with anyio.fail_after(SOON):
             await database.close(timeout=0.2)
         assert worker_threads() == []
     assert (errors.count("PoolClosed"), len(errors)) == (5, 7)

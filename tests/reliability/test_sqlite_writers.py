@@ -86,7 +86,7 @@ async def test_readers_are_served_while_writers_wait(tmp_path: Path) -> None:
             await models.User.create(name="inside")
             for number in range(WRITERS):
                 group.start_soon(_create, models, str(number))
-            with anyio.fail_after(2):
+            with anyio.fail_after(10):
                 async with anyio.create_task_group() as readers:
                     readers.start_soon(_count, models)
         assert await models.User.select().count() == WRITERS + 1
@@ -164,11 +164,15 @@ async def test_32_writers_that_take_their_time(tmp_path: Path) -> None:
                     await row.save()
                 waits.append(time.monotonic() - start)
 
+        start = time.monotonic()
         async with anyio.create_task_group() as group:
             for _ in range(writers):
                 group.start_soon(writer)
+        one_turn_each = (time.monotonic() - start) / rounds
         assert (await models.User.get_by_id(counter.id)).age == writers * rounds
-    assert sorted(waits)[int(len(waits) * 0.99)] < 2.5
+    # First come, first served: nobody waits longer than it takes to serve everybody once. The
+    # share is of the run's own time, so it holds on a slow machine too.
+    assert max(waits) < 2 * one_turn_each
 
 
 OTHER_PROCESS = """
