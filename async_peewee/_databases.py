@@ -82,8 +82,8 @@ class AsyncSqliteDatabase(AsyncDatabase, peewee.SqliteDatabase):
         if not worker.enter_gate(self._gate, timeout):
             raise PoolTimeout(
                 f"the write lock of {self._display_name()} did not become free within {timeout:g} s, "
-                f"held by: {self._gate.describe(time.monotonic())}. A child task is outside its parent's transaction; hand it over "
-                "with db.share_connection()"
+                f"held by: {self._gate.describe(time.monotonic())}. A child task is outside its parent's "
+                "transaction; hand it over with db.share_connection()"
             )
 
 

@@ -163,9 +163,12 @@ class Block:
 
     def _leave_alive(self) -> None:
         driver = current_driver(self.db)
-        if driver is not None and driver.dead:
-            self._abandon()
-            driver.check_alive()
+        if driver is not None:
+            try:
+                driver.check_alive()
+            except peewee.OperationalError:
+                self._abandon()
+                raise
         self.leave(None, None)
 
     def _leave_quietly(self, kind: type[BaseException], error: BaseException | None) -> None:

@@ -39,7 +39,8 @@ def invariants(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
             await check_pool(database, server)
         return await close(database, timeout)
 
-    monkeypatch.setattr(AsyncDatabase, "_close_pool", close_checked)
+    if "deaf_port" not in request.fixturenames:  # no call works there
+        monkeypatch.setattr(AsyncDatabase, "_close_pool", close_checked)
     yield
     eventually("connections left behind", lambda: server.backends() if server is not None else [])
     eventually("threads left behind", left_threads)
