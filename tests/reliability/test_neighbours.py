@@ -23,10 +23,13 @@ import pytest
 from async_peewee import AsyncSqliteDatabase, PoolTimeout
 from tests.support import SOAK, Maker, Models, slow_sql, wait_until, worker_threads
 
+on_two = pytest.mark.parametrize("make_database", ["sqlite", "psycopg2"], indirect=True)
+
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
 
 
-async def test_a_full_default_limiter_does_not_matter(sqlite_models: Models) -> None:
+@on_two
+async def test_a_full_default_limiter_does_not_matter(models: Models) -> None:
     """Other code holds all of anyio's default threads; our calls and theirs do not meet."""
     release = threading.Event()
     total = int(anyio.to_thread.current_default_thread_limiter().total_tokens)
@@ -36,13 +39,14 @@ async def test_a_full_default_limiter_does_not_matter(sqlite_models: Models) -> 
         limiter = anyio.to_thread.current_default_thread_limiter()
         await wait_until(lambda: limiter.borrowed_tokens == total)
         with anyio.fail_after(5):
-            await sqlite_models.User.create(name="a")
+            await models.User.create(name="a")
         release.set()
 
 
-async def test_our_pinned_workers_do_not_take_the_default_threads(tmp_path: Path) -> None:
+@on_two
+async def test_our_pinned_workers_do_not_take_the_default_threads(make_database: Maker) -> None:
     """40 blocks are open, and anyio.to_thread still has all of its threads."""
-    async with AsyncSqliteDatabase(tmp_path / "test.db", pool_size=40) as database:
+    async with make_database(pool_size=40) as database:
         ready = []
         release = anyio.Event()
 
@@ -102,9 +106,10 @@ async def test_bind_ctx_on_a_loop_is_refused(tmp_path: Path, sqlite_models: Mode
     assert await sqlite_models.User.select().count() == 1
 
 
-async def test_shared_cache_memory_is_one_worker(anyio_backend: Any) -> None:
-    """A shared-cache URI locks whole tables between connections, so it gets one."""
-    database = AsyncSqliteDatabase("file:shared?mode=memory&cache=shared", uri=True, pool_size=8)
+@pytest.mark.parametrize("name", [":memory:", "file:shared?mode=memory&cache=shared"])
+async def test_memory_is_one_worker_and_one_database(anyio_backend: Any, name: str) -> None:
+    """16 tasks see the same tables; a shared cache would lock them whole between connections."""
+    database = AsyncSqliteDatabase(name, uri=name.startswith("file:"), pool_size=8)
     async with database:
         models = Models(database)
         await database.create_tables(models.all)
@@ -120,7 +125,7 @@ async def test_shared_cache_memory_is_one_worker(anyio_backend: Any) -> None:
 
 
 # Before Python 3.11 asyncio turns Ctrl-C into CancelledError.
-CTRL_C_BACKENDS = ["asyncio", "trio"] if sys.version_info >= (3, 11) else ["trio"]
+CTRL_C_BACKENDS = ["asyncio", "uvloop", "trio"] if sys.version_info >= (3, 11) else ["trio"]
 
 CTRL_C = """
 import sys, anyio
@@ -139,7 +144,8 @@ async def main():
         await db.execute_sql(slow)
 
 try:
-    anyio.run(main, backend=backend)
+    options = {} if backend == "trio" else {"use_uvloop": backend == "uvloop"}
+    anyio.run(main, backend=backend.replace("uvloop", "asyncio"), backend_options=options)
 except KeyboardInterrupt:
     print("KeyboardInterrupt", flush=True)
 """
@@ -149,6 +155,7 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize("backend", CTRL_C_BACKENDS)
 def test_ctrl_c_in_a_transaction(make_database: Maker, backend: str) -> None:
     """During a slow statement: KeyboardInterrupt, the process ends promptly, nothing is committed."""
+    pytest.importorskip(backend)
     server = make_database.server
     target = (str(make_database.path), "x") if server is None else (server.url, server.name)
     slow = slow_sql(make_database.kind, 30)

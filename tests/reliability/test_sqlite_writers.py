@@ -12,7 +12,7 @@ import anyio
 import peewee
 import pytest
 
-from async_peewee import AsyncSqliteDatabase, PoolTimeout
+from async_peewee import AsyncSqliteDatabase
 from tests.support import Models
 
 WRITERS = 16
@@ -98,25 +98,6 @@ async def _create(models: Models, name: str) -> None:
 
 async def _count(models: Models) -> None:
     assert await models.User.select().count() == 0
-
-
-async def test_a_child_waiting_for_its_parents_lock_gets_a_clear_error(tmp_path: Path) -> None:
-    """Within acquire_timeout, and it says how to hand the connection over; afterwards all works."""
-    async with impatient(tmp_path, acquire_timeout=0.2) as database:
-        models = Models(database)
-        await database.create_tables(models.all)
-        for write in (models.User.create, lambda name: database.run(models.User.create, name=name)):
-            async with database.atomic():
-                await models.User.create(name="parent")
-                async with anyio.create_task_group() as group:
-                    group.start_soon(_expect_timeout, write)
-                await models.User.delete()
-        assert await models.User.select().count() == 0
-
-
-async def _expect_timeout(write: Any) -> None:
-    with pytest.raises(PoolTimeout, match=r"held by: atomic\(\) in task|share_connection"):
-        await write(name="child")
 
 
 async def test_explicit_pragmas_and_lock_types_win(tmp_path: Path) -> None:
