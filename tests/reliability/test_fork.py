@@ -122,6 +122,29 @@ def test_a_plain_transaction_open_at_the_fork_is_refused_in_the_child(make_datab
     database.close()
 
 
+def test_a_plain_connection_open_at_the_fork_stays_the_parents(make_database: Maker) -> None:
+    """The child's is another one, and closing that leaves the parent's alive."""
+    database = make_database()
+    sql = {"sqlite": "SELECT 1", "pymysql": "SELECT connection_id()"}.get(
+        make_database.kind, "SELECT pg_backend_pid()"
+    )
+
+    def own() -> Any:
+        return database.execute_sql(sql).fetchone(), id(database.connection())
+
+    before = own()
+
+    def child() -> None:
+        theirs = own()
+        assert theirs[1] != before[1]
+        assert make_database.server is None or theirs[0] != before[0]
+        database.close()
+
+    assert in_child(child) == 0
+    assert own() == before
+    database.close()
+
+
 def test_a_gate_held_at_the_fork_is_free_in_the_child(tmp_path: Path) -> None:
     """A block of the parent holds the write gate; the child, another process, has its own."""
     database = AsyncSqliteDatabase(tmp_path / "test.db", acquire_timeout=5)
