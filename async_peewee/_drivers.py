@@ -8,7 +8,9 @@ import re
 import select
 import socket
 import sqlite3
+import threading
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import peewee
@@ -53,6 +55,23 @@ class SqliteDriver(ConnectionDriver):
     cut = stop_statement
 
 
+def shut_down(side: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        side.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def cut_after(seconds: float, fd: int) -> Iterator[None]:
+    """Cut a connection under what runs inside, if that takes longer."""
+    with socket.socket(fileno=os.dup(fd)) as copy:
+        timer = threading.Timer(seconds, shut_down, (copy,))
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
 class SocketDriver(ConnectionDriver):
     """What the databases behind a socket have in common: it can be looked at, and cut."""
 
@@ -77,8 +96,8 @@ class SocketDriver(ConnectionDriver):
     def cut(self) -> None:
         # A copy of the descriptor: shutting it down wakes the thread that reads, and
         # closing the copy leaves the original to the driver.
-        with socket.socket(fileno=os.dup(self._fd)) as copy, contextlib.suppress(OSError):
-            copy.shutdown(socket.SHUT_RDWR)
+        with socket.socket(fileno=os.dup(self._fd)) as copy:
+            shut_down(copy)
 
 
 # So that a statement whose connection was cut does not go on, and is not committed, on the
@@ -145,7 +164,8 @@ class Psycopg2Driver(PostgresqlDriver):
             "connect_timeout": SIDE_CONNECT_TIMEOUT,
             "application_name": "async_peewee interrupt",
         }
-        with contextlib.closing(self.database._adapter.connect(self.database, **parameters)) as side:
+        side = self.database._adapter.connect(self.database, **parameters)
+        with contextlib.closing(side), cut_after(SIDE_CONNECT_TIMEOUT, side.fileno()):
             side.cursor().execute("SELECT pg_cancel_backend(%s)", (self._pid,))
 
 

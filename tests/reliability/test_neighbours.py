@@ -1,10 +1,8 @@
-"""Other code in the same process: default threads, callbacks into the loop, contextvars, Ctrl-C, growth."""
+"""Other code in the same process: default threads, callbacks into the loop, contextvars, Ctrl-C."""
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
-import gc
 import signal
 import subprocess
 import sys
@@ -21,7 +19,7 @@ import peewee
 import pytest
 
 from async_peewee import AsyncSqliteDatabase, PoolTimeout
-from tests.support import SOAK, Maker, Models, slow_sql, wait_until, worker_threads
+from tests.support import Maker, Models, slow_sql, wait_until
 
 on_two = pytest.mark.parametrize("make_database", ["sqlite", "psycopg2"], indirect=True)
 
@@ -171,58 +169,3 @@ def test_ctrl_c_in_a_transaction(make_database: Maker, backend: str) -> None:
     assert time.monotonic() - start < 10
     with make_database.plain() as plain:
         assert plain.execute_sql("SELECT count(*) FROM row").fetchone() == (0,)
-
-
-def growth() -> tuple[int, int]:
-    """Return how many file descriptors are open and how many of our threads run."""
-    gc.collect()
-    return len(list(Path("/proc/self/fd").iterdir())), len(worker_threads())
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="file descriptors are counted in /proc")
-async def test_many_calls_leave_nothing_behind(tmp_path: Path) -> None:
-    """Objects, file descriptors and threads are as after the first 2,000 of 10,000 (a soak: 100,000)."""
-    async with AsyncSqliteDatabase(tmp_path / "test.db", pool_size=4) as database:
-        models = Models(database)
-        await database.create_tables(models.all)
-        await models.User.create(name="a")
-
-        async def calls(count: int) -> None:
-            for _ in range(count):
-                await models.User.get_by_id(1)
-
-        async def many(count: int) -> tuple[int, tuple[int, int]]:
-            async with anyio.create_task_group() as group:
-                for _ in range(10):
-                    group.start_soon(calls, count // 10)
-            counts = growth()
-            return len(gc.get_objects()), counts
-
-        objects, counts = await many(2000)
-        later, counts_later = await many(98_000 if SOAK else 8_000)
-        assert counts_later == counts
-        assert later < objects + 500
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="file descriptors are counted in /proc")
-def test_many_loops_leave_nothing_behind(make_database: Maker) -> None:
-    """Each loop opens a pool of its own; file descriptors, threads and pools are as after the first ones."""
-    database = make_database(pool_size=2)
-    models = Models(database)
-
-    async def once() -> None:
-        await models.User.select().count()
-
-    async def create() -> None:
-        await database.create_tables(models.all)
-
-    asyncio.run(create())
-    for _ in range(5):
-        asyncio.run(once())
-    before = growth()
-    for _ in range(500 if SOAK else 50):
-        asyncio.run(once())
-    assert growth() == before
-    assert len(database.contexts._pools) <= 1

@@ -171,10 +171,11 @@ async def test_commit_whose_reply_is_lost_is_called_unknown(
                 await anyio.sleep(0.01)
 
 
+@pytest.mark.parametrize("manner", ["is_deaf", "is_mute"])
 async def test_a_cancel_that_hangs_stops_neither_the_loop_nor_the_task(
-    through_proxy: Any, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    through_proxy: Any, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, manner: str
 ) -> None:
-    """The interrupt's own connection is never answered: the loop ticks, and after the grace it is cut."""
+    """The interrupt's own connection gets no answer, at first or later: the loop ticks, and it is cut."""
     monkeypatch.setattr(_worker, "GRACE", 0.5)
     gaps: list[float] = []
 
@@ -193,11 +194,11 @@ async def test_a_cancel_that_hangs_stops_neither_the_loop_nor_the_task(
             async with anyio.create_task_group() as calls:
                 calls.start_soon(aio, database.execute_sql("SELECT pg_sleep(30)"))
                 await seen(proxy)
-                proxy.is_deaf = True
+                setattr(proxy, manner, True)
                 start = time.monotonic()
                 scope.cancel()
         took = time.monotonic() - start
-        proxy.is_deaf = False
+        setattr(proxy, manner, False)
         proxy.replies.set()
         assert took < 10
         assert max(gaps) < 1  # psycopg2's own cancel() would stop the loop for as long as it hangs
