@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -22,6 +22,7 @@ from ._calls import (
     on_loop_thread,
     sync_allowed,
 )
+from ._connecting import bound_attempts, connect_once
 from ._contexts import ConnectionContexts, SharedConnection
 from ._driver import ConnectionDriver
 from ._dual import WRITES, install_dual, refuse_bind_ctx, refuse_peewee
@@ -103,19 +104,24 @@ class AsyncDatabase(TypedDatabase):
         self.registered: object = None
         self.contexts.forget_connection = self._forget_connection
         super().__init__(database, *args, **kwargs)
+        # Peewee's own would let one thread at a time connect: a server that does not answer
+        # one of them would keep the others waiting, where no cancellation reaches them.
+        self._lock = contextlib.nullcontext()
 
     def init(self, database: Any, *args: Any, **kwargs: Any) -> None:
         """Set or change what the database connects to; Peewee's own, while the pool is closed."""
         if self.contexts.is_open():
             raise peewee.InterfaceError("init() while the pool is open; write first: await db.close()")
-        super().init(database, *args, **kwargs)
+        super().init(database, *args, **bound_attempts(self, database, kwargs))
         self.generation = object()
         self.statements = Statements(self._classify)
         self.contexts.name = self._display_name()
         self.contexts.opens_itself = self.autoconnect
 
+    def _connect(self) -> Any:
+        return connect_once(self, super()._connect)  # type: ignore[misc]
+
     def _forget_connection(self) -> Any:
-        self._lock = threading.Lock()
         return forget_connection(self._state)
 
     def _display_name(self) -> str:

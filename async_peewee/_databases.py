@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from typing import TYPE_CHECKING, Any
 
 import peewee
@@ -83,9 +84,9 @@ class AsyncSqliteDatabase(AsyncDatabase, peewee.SqliteDatabase):
         timeout = self.contexts.settings.acquire_timeout
         if not worker.enter_gate(self._gate, timeout):
             raise PoolTimeout(
-                f"the write lock of {self._display_name()} did not become free within {timeout:g} s: another "
-                "task's transaction holds it. A child task is outside its parent's transaction; hand it over "
-                "with db.share_connection()"
+                f"the write lock of {self._display_name()} did not become free within {timeout:g} s, "
+                f"held by: {self._gate.describe(time.monotonic())}. A child task is outside its parent's "
+                "transaction; hand it over with db.share_connection()"
             )
 
 

@@ -8,8 +8,9 @@ import re
 import select
 import socket
 import sqlite3
+import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import peewee
@@ -24,7 +25,11 @@ SIDE_CONNECT_TIMEOUT = 2
 
 
 # What changes an SQLite session; its functions cannot.
-SQLITE_TRACES = re.compile(r"\s*(pragma\b[^;]*=|attach\b|detach\b|create\s+temp)", re.IGNORECASE)
+SQLITE_TRACES = re.compile(
+    r"\bpragma\s+(\w+\s*\.\s*)?(?!\w*(list|info|check|checkpoint)\b)\w+\s*[=(]|"
+    r"\battach\b|\bdetach\b|\bcreate\s+temp",
+    re.IGNORECASE,
+)
 
 # What changes a PostgreSQL session in a statement that Peewee wrote, in lower case.
 POSTGRESQL_TRACES = re.compile(r"set_config|advisory_|^create temp")
@@ -70,7 +75,7 @@ class SqliteDriver(ConnectionDriver):
             return True
 
     def leaves_traces(self, sql: str, is_generated: bool) -> bool:
-        return bool(SQLITE_TRACES.match(sql))
+        return bool(SQLITE_TRACES.search(sql))
 
     def reset_session(self) -> None:
         if not self.database.is_memory:  # its data would go with the connection
@@ -80,6 +85,23 @@ class SqliteDriver(ConnectionDriver):
         self.connection.interrupt()
 
     cut = stop_statement
+
+
+def shut_down(side: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        side.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def cut_after(seconds: float, fd: int) -> Iterator[None]:
+    """Cut a connection under what runs inside, if that takes longer."""
+    with socket.socket(fileno=os.dup(fd)) as copy:
+        timer = threading.Timer(seconds, shut_down, (copy,))
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 class SocketDriver(ConnectionDriver):
@@ -106,12 +128,22 @@ class SocketDriver(ConnectionDriver):
     def cut(self) -> None:
         # A copy of the descriptor: shutting it down wakes the thread that reads, and
         # closing the copy leaves the original to the driver.
-        with socket.socket(fileno=os.dup(self._fd)) as copy, contextlib.suppress(OSError):
-            copy.shutdown(socket.SHUT_RDWR)
+        with socket.socket(fileno=os.dup(self._fd)) as copy:
+            shut_down(copy)
+
+
+# So that a statement whose connection was cut does not go on, and is not committed, on the
+# server. From PostgreSQL 14 on, and unless somebody has set it: then there is no row.
+WATCH_CLIENT = (
+    "SELECT set_config(name, '1s', false) FROM pg_settings "
+    "WHERE name = 'client_connection_check_interval' AND source = 'default'"
+)
 
 
 class PostgresqlDriver(SocketDriver):
     """What psycopg2 and psycopg have in common."""
+
+    _watches = False
 
     def is_lost(self) -> bool:
         return bool(self.connection.closed)
@@ -120,8 +152,17 @@ class PostgresqlDriver(SocketDriver):
         # Any other statement may call a function that changes a setting.
         return not is_generated or bool(POSTGRESQL_TRACES.search(sql.lower()))
 
+    def connected(self) -> None:
+        super().connected()
+        cursor = self.connection.cursor()
+        with contextlib.suppress(Exception):  # not every platform of a server can do it
+            cursor.execute(WATCH_CLIENT)
+            self._watches = bool(cursor.fetchall())
+
     def reset_session(self) -> None:
         self.connection.cursor().execute("DISCARD ALL")
+        if self._watches:
+            self.connection.cursor().execute("SET client_connection_check_interval = '1s'")
 
     def in_transaction(self) -> bool:
         if self.state["closed"] or self.connection.closed:
@@ -155,7 +196,8 @@ class Psycopg2Driver(PostgresqlDriver):
             "connect_timeout": SIDE_CONNECT_TIMEOUT,
             "application_name": "async_peewee interrupt",
         }
-        with contextlib.closing(self.database._adapter.connect(self.database, **parameters)) as side:
+        side = self.database._adapter.connect(self.database, **parameters)
+        with contextlib.closing(side), cut_after(SIDE_CONNECT_TIMEOUT, side.fileno()):
             side.cursor().execute("SELECT pg_cancel_backend(%s)", (self._pid,))
 
 
@@ -180,7 +222,9 @@ IN_TRANSACTION = 1
 
 
 # What changes a MySQL session, wherever it stands, and what does not as the first word.
-MYSQL_TRACES = re.compile(r"\bget_lock\s*\(|:=|^\s*create\s+temporary", re.IGNORECASE)
+MYSQL_TRACES = re.compile(
+    r"\bget_lock\s*\(|:=|\binto\s+@|\bcreate\s+(or\s+replace\s+)?temporary", re.IGNORECASE
+)
 MYSQL_HARMLESS = re.compile(
     r"\s*(select|insert|update|delete|replace|with|show|explain|describe|savepoint|"
     r"release|kill|alter|create|drop|truncate|analyze)\b",
@@ -190,6 +234,9 @@ MYSQL_HARMLESS = re.compile(
 
 # What both drivers say when the server has gone away, or the connection in the middle of a query.
 GONE = (2006, 2013, 2055)
+
+# What the server says when it has rolled back the whole transaction: a deadlock.
+ROLLED_BACK = (1213,)
 
 
 class MySQLDriver(SocketDriver):
@@ -212,6 +259,8 @@ class MySQLDriver(SocketDriver):
         # mysqlclient goes on to call a connection open that has gone away.
         code = error.args[0] if error.args else None
         self._has_gone = self._has_gone or code in GONE
+        # No status comes with an error, so what the last answer said is not true any more.
+        self.dead = self.dead or (code in ROLLED_BACK and bool(self.state["transactions"]))
 
     def is_lost(self) -> bool:
         return self._has_gone or not getattr(self.connection, "open", True)
@@ -258,7 +307,8 @@ class MySQLDriver(SocketDriver):
             cursor._result.unbuffered_active = False
 
     def stop_statement(self) -> None:
-        parameters = {**self.database.connect_params, "connect_timeout": SIDE_CONNECT_TIMEOUT}
+        bounds = dict.fromkeys(("connect_timeout", "read_timeout", "write_timeout"), SIDE_CONNECT_TIMEOUT)
+        parameters = {**self.database.connect_params, **bounds}
         side = self._module().connect(**parameters)
         with contextlib.closing(side):
             side.cursor().execute(f"KILL QUERY {self._id}")

@@ -137,6 +137,8 @@ class TaskState:
         except peewee.PeeweeException as error:
             if _is_lost(worker, error):
                 raise _explain_loss(error, worker, "a statement") from error
+            # It may have taken the transaction with it, and the function that runs go on.
+            worker.driver.note_job_end()
             raise
 
     def _begin_statement(self, worker: Worker, statement: Statement) -> None:

@@ -48,7 +48,7 @@ class Server:
 
     def backends(self, extra: str = "true") -> list[int]:
         """Return the process ids of the connections of this test's database objects."""
-        sql = f"SELECT pid FROM pg_stat_activity WHERE application_name = %s AND {extra}"
+        sql = f"SELECT pid FROM pg_stat_activity WHERE application_name = %s AND ({extra})"
         return [pid for (pid,) in self.query(sql, self.name)]
 
     def sleeping(self) -> list[int]:
@@ -85,7 +85,7 @@ class MySQLServer:
 
     def backends(self, extra: str = "true") -> list[int]:
         """Return the ids of the connections of this test's database objects."""
-        sql = f"SELECT id FROM information_schema.processlist WHERE db = %s AND {extra}"
+        sql = f"SELECT id FROM information_schema.processlist WHERE db = %s AND ({extra})"
         return [number for (number,) in self.query(sql, self.name)]
 
     def sleeping(self) -> list[int]:

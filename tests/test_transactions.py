@@ -259,26 +259,6 @@ async def test_after_commit_in_a_nested_block_waits_for_the_outermost_commit(sql
     assert calls == ["called"]
 
 
-@pytest.mark.parametrize("make_database", ["sqlite", "psycopg2", "psycopg3"], indirect=True)
-async def test_an_error_at_commit_reaches_the_user_and_nothing_stays(models: Models) -> None:
-    """A deferred foreign key fails at COMMIT: IntegrityError, no row, and the next call works."""
-
-    class Child(models.Tweet.__base__):  # type: ignore[misc, name-defined]
-        parent = peewee.ForeignKeyField(models.User, deferrable="INITIALLY DEFERRED")
-
-    await Child.create_table()
-    if isinstance(models.database, AsyncSqliteDatabase):
-        on = {"foreign_keys": 1}
-        await models.database.close()
-        models.database.init(models.database.database, pragmas=on)
-        await models.database.connect()
-    with pytest.raises(peewee.IntegrityError):
-        async with models.database.atomic():
-            await Child.create(parent=12345)
-    assert await Child.select().count() == 0
-    assert models.database.stats().pinned == 0
-
-
 async def test_a_plain_with_is_refused_and_nothing_is_left(sqlite_models: Models) -> None:
     with pytest.raises(BlockingCallError, match="async with db.atomic"), sqlite_models.database.atomic():
         pass
