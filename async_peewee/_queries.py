@@ -10,14 +10,19 @@ import peewee
 
 from ._calls import PendingCall, call_on_worker, guard, on_loop_thread
 from ._contexts import ConnectionContexts, contexts_of
-from ._dual import install_dual
+from ._dual import install_dual, refuse_bind_ctx
 from ._results import sealed
 from ._streams import Stream
 from ._worker import here
 
 if TYPE_CHECKING:
-    from ._typed_queries import SelectCalls
+    from ._typed_queries import SelectCalls, TypedTable
     from ._typing import DualList
+else:
+    TypedTable = peewee.Table
+
+# What the hash of a table, a CTE and a SELECT is made in.
+_HashableSource: Any = vars(peewee)["_HashableSource"]
 
 R = TypeVar("R")
 M = TypeVar("M", bound=peewee.Model)
@@ -26,30 +31,40 @@ QUERY_METHODS = (
     "execute peek first scalar scalars count exists get get_or_none prefetch create_table add remove clear"
 ).split()
 
-# The compound operators and select_from() build a query of a class of their own choice.
+# These build an object of a class of their own choice: the compound operators, which join
+# tables, and the way from a query to a source of rows and back.
 BUILDERS = (
-    "union_all union intersect except_ select_from "
+    "union_all union intersect except_ select_from cte select "
     "__add__ __or__ __and__ __sub__ __radd__ __ror__ __rand__ __rsub__"
 ).split()
+SOURCE_BUILDERS = "clone join left_outer_join insert replace update delete __mul__ __rmul__".split()
 
 
-def adopt(query: Any) -> Any:
-    """Give a query that Peewee has built its awaitable class; the builders keep it from there."""
-    if not isinstance(query, AsyncQuery):
-        query.__class__ = _async_class(type(query))  # type: ignore[arg-type]
-        if isinstance(query, peewee.SelectBase):
-            query._update_hash()  # type: ignore[attr-defined]  # it is made of the class, and compares tables in a FROM
-    return query
+def adopt(node: Any) -> Any:
+    """Give a query, or a source of rows, that Peewee has built its awaitable class; builders keep it."""
+    if not isinstance(node, (AsyncQuery, AsyncSource)):
+        cls: Any = type(node)
+        node.__class__ = AsyncTable if cls is peewee.Table else _async_class(cls)
+        if isinstance(node, _HashableSource):
+            node._update_hash()  # it is made of the class, and compares tables in a FROM
+    return node
 
 
 @functools.cache
 def _async_class(cls: type) -> type:
-    made = type(f"Async{cls.__name__}", (AsyncQuery, cls), {"__module__": cls.__module__})
-    install_dual(made, QUERY_METHODS, _pend_query, is_final=True)
-    for name in BUILDERS:
+    is_query = issubclass(cls, peewee.BaseQuery)
+    mixin = AsyncQuery if is_query else AsyncSource
+    made = type(f"Async{cls.__name__}", (mixin, cls), {"__module__": cls.__module__})
+    if is_query:
+        install_dual(made, QUERY_METHODS, _pend_query, is_final=True)
+    _install_builders(made, cls, BUILDERS if is_query else BUILDERS + SOURCE_BUILDERS)
+    return made
+
+
+def _install_builders(made: type, cls: type, names: list[str]) -> None:
+    for name in names:
         if hasattr(cls, name):
             setattr(made, name, _adopting(cls, name))
-    return made
 
 
 def _adopting(cls: type, name: str) -> Callable[..., Any]:
@@ -191,6 +206,28 @@ class Rows:
         for row in self._rows:
             return row
         raise StopAsyncIteration
+
+
+class AsyncSource:
+    """A table, a join or a common table expression whose queries can be awaited."""
+
+
+class AsyncTable(AsyncSource, TypedTable):
+    """A table without a model, whose queries can be awaited.
+
+        users = Table("users", ("id", "name")).bind(db)        ->   AsyncTable(...).bind(db)
+        list(users.select()), users.insert(name="x").execute() ->   await users.select(), ...
+
+    Takes what peewee.Table takes. Rows come as dicts. A model's own, `User._meta.table`, is one.
+    """
+
+    def bind_ctx(self, database: Any = None) -> Any:
+        """Bind the table to a database for a `with` block; refused on an event loop."""
+        refuse_bind_ctx()
+        return super().bind_ctx(database)
+
+
+_install_builders(AsyncTable, peewee.Table, BUILDERS + SOURCE_BUILDERS)
 
 
 @overload
