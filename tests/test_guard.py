@@ -146,7 +146,7 @@ LINES = {
     "table": Line(lambda s: len(list(s.User._meta.table.select())), "async for row in query", 2),
     "plain table": Line(
         lambda s: len(list(peewee.Table("users").bind(s.db).select())),
-        "await aio(query), or await db.run(",
+        "await aio(query)",
         2,
     ),
     # These write, and come last: the others must find the rows as they were.
