@@ -82,11 +82,12 @@ def _pend_query(
 ) -> PendingCall[Any]:
     contexts = _contexts_for(query, name, args, kwargs)
     label = f"{_describe(query)}.{name}"
-    if name == "execute" and _is_filled(query):
+    # One that writes does so each time it is executed, whatever rows it has from the last.
+    writes = isinstance(query, peewee._WriteQuery) or name in ("add", "remove", "clear")
+    if name == "execute" and _is_filled(query) and not writes:
         return call_on_worker(label, contexts, lambda: query._cursor_wrapper)
     # A clone: execution changes a query, and two tasks may share this one.
     clone = _clone(query)
-    writes = isinstance(query, peewee._WriteQuery) or name in ("add", "remove", "clear")
     function = sealed(native, clone, *args, **kwargs)
     return call_on_worker(label, contexts, function, writes=writes, then=_give_back(query, clone))
 
@@ -202,7 +203,8 @@ class Rows:
 
     async def __anext__(self) -> Any:
         if self._rows is None:
-            self._rows = iter(await self._query)
+            query: Any = self._query
+            self._rows = iter(query._cursor_wrapper if _is_filled(query) else await query)
         for row in self._rows:
             return row
         raise StopAsyncIteration

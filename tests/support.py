@@ -220,3 +220,8 @@ on_each_library = pytest.mark.parametrize(
     ids=["asyncio", "trio"],
     indirect=True,
 )
+
+
+def on_databases(*kinds: str) -> pytest.MarkDecorator:
+    """Run a test on databases of these kinds only, for what the others do not have."""
+    return pytest.mark.parametrize("make_database", kinds, indirect=True)
