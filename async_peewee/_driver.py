@@ -199,7 +199,8 @@ class ConnectionDriver:
     def note_job_end(self) -> None:
         """Note whether the database has ended the transaction; without one, drop a lost connection."""
         transactions = self.state["transactions"]
-        managed = transactions and not isinstance(transactions[-1], peewee._manual)
+        # In manual mode BEGIN and COMMIT are the user's, in blocks inside it too.
+        managed = transactions and not any(isinstance(block, peewee._manual) for block in transactions)
         self.dead = bool(managed) and not self.in_transaction()
         if not transactions and not self.state["closed"] and self.is_lost():
             self._discard()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any
 
 import peewee
 
@@ -16,16 +16,12 @@ from ._streams import Stream
 from ._worker import here
 
 if TYPE_CHECKING:
-    from ._typed_queries import SelectCalls, TypedTable
-    from ._typing import DualList
+    from ._typed_queries import TypedTable
 else:
     TypedTable = peewee.Table
 
 # What the hash of a table, a CTE and a SELECT is made in.
 _HashableSource: Any = vars(peewee)["_HashableSource"]
-
-R = TypeVar("R")
-M = TypeVar("M", bound=peewee.Model)
 
 QUERY_METHODS = (
     "execute peek first scalar scalars count exists get get_or_none prefetch create_table add remove clear"
@@ -81,7 +77,7 @@ def _pend_query(
     query: Any, name: str, native: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> PendingCall[Any]:
     contexts = _contexts_for(query, name, args, kwargs)
-    label = f"{_describe(query)}.{name}"
+    label = f"{describe(query)}.{name}"
     # One that writes does so each time it is executed, whatever rows it has from the last.
     writes = isinstance(query, peewee._WriteQuery) or name in ("add", "remove", "clear")
     if name == "execute" and _is_filled(query) and not writes:
@@ -123,7 +119,8 @@ def _is_filled(query: Any) -> bool:
     return query._cursor_wrapper is not None and query._cursor_wrapper.populated
 
 
-def _describe(query: Any) -> str:
+def describe(query: Any) -> str:
+    """Return the name of a query in messages: User.select()."""
     model = getattr(query, "model", None)
     kind = type(query).__name__.removeprefix("Async").removeprefix("Model")
     return f"{getattr(model, '__name__', 'query')}.{kind.lower()}()"
@@ -160,7 +157,7 @@ class AsyncQuery:
         if getattr(self, "_load_tree", None):
             raise ValueError("with_related() is incompatible with iterator().")
         used = database if database is not None else self._database
-        return Stream(contexts_of(used), used, self.clone(), f"{_describe(self)}.iterator")
+        return Stream(contexts_of(used), used, self.clone(), f"{describe(self)}.iterator")
 
     def __iter__(self) -> Iterator[Any]:
         self._guard("for row in query", "async for row in query, or await query.execute()")
@@ -230,33 +227,3 @@ class AsyncTable(AsyncSource, TypedTable):
 
 
 _install_builders(AsyncTable, peewee.Table, BUILDERS + SOURCE_BUILDERS)
-
-
-@overload
-def prefetch(query: SelectCalls[R], *subqueries: Any, **options: Any) -> DualList[R]: ...
-@overload
-def prefetch(query: peewee.ModelSelect[M], *subqueries: Any, **options: Any) -> DualList[M]: ...
-def prefetch(query: Any, *subqueries: Any, **options: Any) -> Any:
-    """Run a query and the queries for its related rows, and put them together.
-
-        peewee.prefetch(users, tweets)   ->   await prefetch(users, tweets)
-
-    Runs on one worker as one call. Returns a list of model instances whose back-references
-    are lists. Takes what Peewee's prefetch() takes, models and (query, model) tuples too.
-    Cancellation interrupts the query that runs.
-    """
-    if not on_loop_thread():
-        return peewee.prefetch(query, *subqueries, **options)
-    clones = [_clone_of(item) for item in subqueries]
-    function = sealed(_prefetch_list, query.clone(), *clones, **options)
-    return call_on_worker(f"{_describe(query)}.prefetch", contexts_of(query._database), function)
-
-
-def _prefetch_list(query: Any, *subqueries: Any, **options: Any) -> list[Any]:
-    return list(peewee.prefetch(query, *subqueries, **options))
-
-
-def _clone_of(item: Any) -> Any:
-    if isinstance(item, tuple):
-        return (_clone_of(item[0]), *item[1:])
-    return item.clone() if isinstance(item, peewee.BaseQuery) else item
