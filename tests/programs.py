@@ -148,6 +148,17 @@ async def insert_twice(s: Side, x: Step) -> Any:
     return [await s.settle(query.as_rowcount().execute()) for _ in range(2)]
 
 
+async def return_twice(s: Side, x: Step) -> Any:
+    """Write and return rows twice with one query, and look at the rows that it has between."""
+    query = s.User.update(age=s.User.age + 1).where(s.User.name == x.name).returning(s.User.age)
+    first = ages(await s.settle(query.execute()))
+    return [first, ages(await s.each(query)), ages(await s.settle(query.execute()))]
+
+
+def ages(rows: Any) -> list[int]:
+    return [row.age for row in rows]
+
+
 async def raw_cursor(s: Side, x: Step) -> Any:
     sql = f"SELECT name, age FROM users WHERE age >= {s.database.param} ORDER BY id"
     cursor = await s.settle(s.database.execute_sql(sql, (x.number,)))
@@ -260,6 +271,7 @@ ACTIONS: dict[str, Callable[[Side, Step], Any]] = {
 RETURNING: dict[str, Callable[[Side, Step], Any]] = {
     "update returning": lambda s, x: s.User.update(age=x.number).where(
         s.User.name == x.name).returning(s.User).execute(),
+    "return twice": return_twice,
     "insert returning": lambda s, x: s.each(s.Tweet.insert(user=x.number, text=x.name).returning(s.Tweet)),
     "delete returning": lambda s, x: s.Tweet.delete().where(
         s.Tweet.text == x.name).returning(s.Tweet.id).tuples().execute(),

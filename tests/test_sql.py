@@ -204,6 +204,7 @@ async def test_tables_join_and_combine(filled: Models) -> None:
     assert await cte.select_from(fn.COUNT(cte.c.name)).scalar() == 2
     assert await (young | old).select_from(fn.COUNT(SQL("1"))).scalar() == 4
     assert await users.select().where(users.name.in_(young)).count() == 2
+    assert users.alias("u").alias(None) == users.clone() == users  # as hashes, which tell tables apart
 
 
 async def test_a_plain_table_goes_through_aio(filled: Models) -> None:
