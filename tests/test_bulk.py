@@ -284,22 +284,25 @@ async def test_returning_on_every_write(models: Models) -> None:
     assert ("a", 1001) in [row async for row in update.tuples().iterator()]
     delete = User.delete().where(User.name != "a").returning(User.id)
     assert sorted(row.id for row in await delete) == [2, 3]
-    assert len(await delete) == 0
+    assert len(await delete.clone()) == 0
     assert await User.select().count() == 1
 
 
 @on_databases("sqlite", "psycopg2", "psycopg3")
 async def test_a_write_is_done_each_time_it_is_awaited(models: Models) -> None:
-    """The rows that RETURNING gave are kept for a loop over the query, and do not stand for the next time."""
+    """As often as Peewee does it: from 4.5.3 on, the rows of the last RETURNING do not stand for the next."""
     User = models.User
-    await User.create(name="a", age=1)
+
+    def natively() -> list[list[int]]:
+        User.create(name="a", age=1)
+        query = User.update(age=User.age + 1).returning(User.age)
+        return [[row.age for row in query.execute()] for _ in range(2)]
+
+    expected = await models.database.run(natively)
+    await User.update(age=1)
     update = User.update(age=User.age + 1).returning(User.age)
-    assert [[row.age for row in await update] for _ in range(2)] == [[2], [3]]
-    assert [row.age for row in update] == [row.age async for row in update] == [3]
-    insert = User.insert_many([("b", 1), ("c", 2)], [User.name, User.age])
-    await insert
-    with pytest.raises(peewee.IntegrityError):
-        await insert
+    assert [[row.age for row in await update] for _ in range(2)] == expected
+    assert [row.age for row in update] == [row.age async for row in update] == expected[1]
 
 
 @on_databases("pymysql")
