@@ -18,7 +18,8 @@ from ._errors import PoolFull as PoolFull
 from ._errors import PoolTimeout as PoolTimeout
 from ._errors import TransactionFinished as TransactionFinished
 from ._models import AsyncModel as AsyncModel
-from ._queries import prefetch as prefetch
+from ._prefetch import prefetch as prefetch
+from ._queries import AsyncTable as AsyncTable
 from ._stats import PoolStats as PoolStats
 
 if TYPE_CHECKING:  # names for annotations; when the program runs, Peewee makes the classes as it goes
@@ -32,6 +33,7 @@ __all__ = [
     "AsyncMySQLDatabase",
     "AsyncPostgresqlDatabase",
     "AsyncSqliteDatabase",
+    "AsyncTable",
     "BlockingCallError",
     "ConfigurationError",
     "PendingCall",

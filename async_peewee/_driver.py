@@ -210,7 +210,8 @@ class ConnectionDriver:
             self.dead = False
             if not self.state["closed"] and self.is_lost():
                 self._discard()
-        elif not isinstance(transactions[-1], peewee._manual):
+        # In manual mode BEGIN and COMMIT are the user's, in blocks inside it too.
+        elif not any(isinstance(block, peewee._manual) for block in transactions):
             self.dead = self.dead or not self.in_transaction()
 
     def begin_statement(self) -> None:

@@ -60,6 +60,14 @@ class TaskState:
             return transactions[-1] if transactions else None
         return super().top_transaction()  # type: ignore[misc]
 
+    def push_transaction(self, transaction: Any) -> None:
+        guard("db.push_transaction()", "async with db.atomic()", "would reach no connection")
+        super().push_transaction(transaction)  # type: ignore[misc]
+
+    def pop_transaction(self) -> Any:
+        guard("db.pop_transaction()", "async with db.atomic()", "would reach no connection")
+        return super().pop_transaction()  # type: ignore[misc]
+
     def after_commit(self, fn: Callable[[], Any]) -> Any:
         """Call a function when the current task's transaction has been committed.
 

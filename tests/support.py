@@ -211,3 +211,17 @@ def queries_of(database: Any) -> list[str]:
     statements: list[str] = []
     database.query_hooks.append(lambda event: statements.append(event.sql))
     return statements
+
+
+# For tests of what is the same on every loop, and worth seeing on both libraries: SQL, mostly.
+on_each_library = pytest.mark.parametrize(
+    "anyio_backend",
+    [("asyncio", {"use_uvloop": False}), ("trio", {})],
+    ids=["asyncio", "trio"],
+    indirect=True,
+)
+
+
+def on_databases(*kinds: str) -> pytest.MarkDecorator:
+    """Run a test on databases of these kinds only, for what the others do not have."""
+    return pytest.mark.parametrize("make_database", kinds, indirect=True)

@@ -99,6 +99,17 @@ async def test_manual_commit(models: Models) -> None:
     assert await names(models) == ["kept"]
 
 
+async def test_manual_mode_ends_where_the_user_says(models: Models) -> None:
+    """A transaction() block in it begins none, and after commit() its statements stand by themselves."""
+    async with models.database.manual_commit():
+        await models.database.begin()
+        await models.database.commit()
+        async with models.database.transaction():
+            await models.User.create(name="Huey")
+            await models.User.create(name="Mickey")
+    assert await models.User.select().count() == 2
+
+
 async def test_begin_outside_a_block_is_refused(sqlite_models: Models) -> None:
     """It would open a transaction on whichever worker is free and leave it there."""
     with pytest.raises(peewee.InterfaceError, match="manual_commit"):
