@@ -56,16 +56,15 @@ MUTATIONS = [
     Mutation(
         "COMMIT is not interrupted",
         "_state.py",
-        "        with worker.uninterrupted():\n            try:\n                super().commit()",
-        "        if True:\n            try:\n                super().commit()",
+        '        with worker.uninterrupted():\n            try:\n                self._control("COMMIT"',
+        '        if True:\n            try:\n                self._control("COMMIT"',
         "tests/reliability/test_wire.py -k 'explicit_commit'",
     ),
     Mutation(
         "never-retry rule",
         "_state.py",
-        '            if _is_lost(driver, error):\n                raise _explain_loss(error, driver, "a statement") from error\n',
-        "            if _is_lost(driver, error):\n                driver.ready(worker.check_interrupted)\n"
-        "                return super()._execute_cursor(sql, params, **options)  # type: ignore[misc]\n",
+        '            if _is_lost(worker, error):\n                raise _explain_loss(error, worker, "a statement") from error\n',
+        "            if _is_lost(worker, error):\n                worker.driver.ready(worker.check_interrupted)\n                return super()._execute_cursor(sql, params, **options)  # type: ignore[misc]\n",
         "tests/reliability/test_wire.py -k sent_once",
     ),
     Mutation(
@@ -92,7 +91,7 @@ MUTATIONS = [
     Mutation(
         "dead after an error inside a function",
         "_state.py",
-        "            driver.note_job_end()\n            raise\n",
+        "            worker.driver.note_job_end()\n            raise\n",
         "            raise\n",
         "tests/reliability/test_dead_transactions.py -k sqlite",
     ),
@@ -123,13 +122,6 @@ MUTATIONS = [
         "        worker.gone = anyio.Event()\n        await wait_to_the_end(worker.gone)\n",
         "",
         "tests/test_crew.py",
-    ),
-    Mutation(
-        "first free, then answered",
-        "_worker.py",
-        "        following = self._pool.finish(self, job)\n        self._pool.reply(job)\n",
-        "        self._pool.reply(job)\n        time.sleep(0.01)\n        following = self._pool.finish(self, job)\n",
-        "tests/reliability/test_queue.py tests/reliability/test_cancellation.py",
     ),
     Mutation(
         "orphans of tasks that are kept",

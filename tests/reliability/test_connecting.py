@@ -63,6 +63,7 @@ async def test_calls_cancelled_while_a_server_says_nothing_end(
 
 
 @pytest.mark.parametrize("kind", ["psycopg2", "psycopg3", "pymysql"])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # all happens on the worker's thread
 async def test_a_server_that_says_nothing_is_given_up_after_acquire_timeout(
     kind: str, deaf_port: int, anyio_backend: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
