@@ -11,7 +11,7 @@ from ._loops import EventLoop
 # How long an outcome may wait for others while its worker goes on to the next job, in
 # seconds: a wake costs as much as a small statement, for the loop's thread and the worker
 # then fight for the interpreter.
-PATIENCE = 0.001
+PATIENCE = 0.003
 
 
 class Replies:
