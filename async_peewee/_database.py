@@ -23,9 +23,9 @@ from ._calls import (
     sync_allowed,
 )
 from ._contexts import ConnectionContexts, SharedConnection
-from ._driver import ConnectionDriver
 from ._dual import WRITES, install_dual, refuse_bind_ctx, refuse_peewee
 from ._errors import ConfigurationError
+from ._families import check_class, family_of
 from ._fork import forget_connection
 from ._pins import current_driver
 from ._registrations import install_registrations
@@ -56,7 +56,8 @@ T = TypeVar("T")
 
 DATABASE_METHODS = (
     "execute execute_sql get_tables get_indexes get_columns get_primary_keys get_foreign_keys get_views "
-    "table_exists sequence_exists create_tables drop_tables pragma attach detach load_extension set_time_zone"
+    "table_exists sequence_exists create_tables drop_tables pragma attach detach load_extension set_time_zone "
+    "run_transaction rekey backup backup_to_file"
 ).split()
 
 # These change the connection they meet, so on the loop they make sense inside a block only.
@@ -83,10 +84,9 @@ class AsyncDatabase(TypedDatabase):
     deferred: bool
     autoconnect: bool
 
-    driver_class: Callable[..., ConnectionDriver] = ConnectionDriver
-
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        check_class(cls, AsyncDatabase)
         if issubclass(cls, peewee.SqliteDatabase):
             install_registrations(cls)
         install_dual(cls, DATABASE_METHODS, _pend_database)
@@ -96,7 +96,8 @@ class AsyncDatabase(TypedDatabase):
         settings = PoolSettings.resolve(**{name: kwargs.pop(name, None) for name in SETTINGS})
         if kwargs.get("thread_safe") is False:
             raise ConfigurationError("thread_safe=False is not valid: each worker is a thread")
-        self.contexts = ConnectionContexts(settings, self._make_driver)
+        self.family = family_of(self)
+        self.contexts = ConnectionContexts(settings, self.family.make_driver)
         # Changes with each init(): a connection of an earlier one is replaced.
         self.generation = object()
         # Changes with each function and the like that is registered on an SQLite database.
@@ -108,7 +109,8 @@ class AsyncDatabase(TypedDatabase):
         """Set or change what the database connects to; Peewee's own, while the pool is closed."""
         if self.contexts.is_open():
             raise peewee.InterfaceError("init() while the pool is open; write first: await db.close()")
-        super().init(database, *args, **kwargs)
+        super().init(self.family.check_target(database), *args, **kwargs)
+        self.family.prepare()
         self.generation = object()
         self.statements = Statements(self._classify)
         self.contexts.name = self._display_name()
@@ -122,9 +124,6 @@ class AsyncDatabase(TypedDatabase):
         """Return a name for messages: never a URL, which may hold a password."""
         name = str(self.database)
         return type(self).__name__ if "://" in name or "=" in name else f"{type(self).__name__}({name!r})"
-
-    def _make_driver(self) -> ConnectionDriver:
-        return self.driver_class(self, self.contexts.settings)
 
     def __repr__(self) -> str:
         stats = self.stats()
@@ -297,10 +296,6 @@ class AsyncDatabase(TypedDatabase):
     def share_connection(self) -> SharedConnection:
         """Hand this task's block to another task, which enters it with `async with`."""
         return self.contexts.share()
-
-    def begin_writes(self, *args: Any, **kwargs: Any) -> bool:
-        """Return True if a transaction begun so is a writer from its first moment."""
-        return False
 
 
 def _pend_database(

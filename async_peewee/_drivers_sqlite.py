@@ -1,0 +1,74 @@
+"""SQLite's drivers: sqlite3 and sqlcipher3, APSW, cysqlite."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from ._driver import ConnectionDriver
+from ._registrations import Loaded
+from ._settings import PoolSettings
+
+# What changes an SQLite session; its functions cannot.
+SQLITE_TRACES = re.compile(r"\s*(pragma\b[^;]*=|attach\b|detach\b|create\s+temp)", re.IGNORECASE)
+
+
+class SqliteDriver(ConnectionDriver):
+    """Any of them: interrupt() is safe from any thread, and there is no server to hang."""
+
+    def __init__(self, database: Any, settings: PoolSettings) -> None:
+        super().__init__(database, settings)
+        self._loaded = Loaded(database)
+
+    def ready(self, check: Callable[[], None]) -> None:
+        super().ready(check)
+        self.catch_up()
+
+    def _connect(self, check: Callable[[], None]) -> None:
+        self._loaded.connecting()
+        super()._connect(check)
+
+    def begin_statement(self) -> None:
+        super().begin_statement()
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Load into the connection what was registered on the database since."""
+        if self._loaded.is_behind() and not self.state["closed"]:
+            self._loaded.catch_up(self.connection, self.in_transaction())
+
+    def change(self, method: Callable[[Any], Any]) -> None:
+        """Register something on this connection."""
+        self.catch_up()
+        self._loaded.change(self.connection, method)
+
+    def in_transaction(self) -> bool:
+        return not self.state["closed"] and not self.is_lost() and bool(self.connection.in_transaction)
+
+    def is_lost(self) -> bool:
+        # Closed by user code; sqlite3, sqlcipher3 and APSW tell in no other way, each by an
+        # error of its own.
+        try:
+            return self.connection.in_transaction is None
+        except Exception:
+            return True
+
+    def leaves_traces(self, sql: str, is_generated: bool) -> bool:
+        return bool(SQLITE_TRACES.match(sql))
+
+    def reset_session(self) -> None:
+        if not self.database.family.is_memory:  # its data would go with the connection
+            super().reset_session()
+
+    def stop_statement(self) -> None:
+        self.connection.interrupt()
+
+    cut = stop_statement
+
+
+class CySqliteDriver(SqliteDriver):
+    """cysqlite, which answers for a closed connection as for an open one."""
+
+    def is_lost(self) -> bool:
+        return bool(self.connection.is_closed())
