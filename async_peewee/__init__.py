@@ -18,8 +18,11 @@ from ._errors import PoolFull as PoolFull
 from ._errors import PoolTimeout as PoolTimeout
 from ._errors import TransactionFinished as TransactionFinished
 from ._models import AsyncModel as AsyncModel
+from ._optional import optional_class as __getattr__
+from ._proxy import AsyncDatabaseProxy as AsyncDatabaseProxy
 from ._queries import prefetch as prefetch
 from ._stats import PoolStats as PoolStats
+from ._urls import connect as connect
 
 if TYPE_CHECKING:  # names for annotations; when the program runs, Peewee makes the classes as it goes
     from ._typed_queries import AsyncManyToManyQuery as AsyncManyToManyQuery
@@ -28,6 +31,7 @@ if TYPE_CHECKING:  # names for annotations; when the program runs, Peewee makes 
 
 __all__ = [
     "AsyncDatabase",
+    "AsyncDatabaseProxy",
     "AsyncModel",
     "AsyncMySQLDatabase",
     "AsyncPostgresqlDatabase",
@@ -43,6 +47,7 @@ __all__ = [
     "TransactionFinished",
     "aio",
     "blocking",
+    "connect",
     "prefetch",
 ]
 

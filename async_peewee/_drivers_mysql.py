@@ -57,7 +57,8 @@ class MySQLDriver(SocketDriver):
 
     def note_error(self, error: peewee.PeeweeException) -> None:
         # mysqlclient goes on to call a connection open that has gone away.
-        code = error.args[0] if error.args else None
+        own = getattr(error, "orig", None)
+        code = getattr(own, "errno", None) or (error.args[0] if error.args else None)
         self._has_gone = self._has_gone or code in GONE
         if code == DEADLOCK and self.state["transactions"]:
             self._ended = self.state["transactions"][0]

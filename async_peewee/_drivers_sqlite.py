@@ -6,6 +6,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from functools import cache
+from itertools import islice
+from typing import Any
+
 from ._driver import ConnectionDriver
 from ._registrations import Loaded
 from ._settings import PoolSettings
@@ -65,6 +69,40 @@ class SqliteDriver(ConnectionDriver):
         self.connection.interrupt()
 
     cut = stop_statement
+
+
+class APSWDriver(SqliteDriver):
+    """APSW, whose cursors have less than DB-API asks for, and raise where that says None."""
+
+    def connected(self) -> None:
+        self.connection.cursor_factory = apsw_cursor()
+
+
+@cache
+def apsw_cursor() -> Any:
+    """Return a class of APSW cursors that know DB-API's names."""
+    import apsw
+
+    class Cursor(apsw.Cursor):  # type: ignore[misc, unused-ignore]
+        @property
+        def description(self) -> Any:  # type: ignore[override]
+            try:
+                return super().description
+            except apsw.ExecutionCompleteError:  # no rows, or no more of them
+                return None
+
+        @property
+        def rowcount(self) -> int:
+            return int(self.connection.changes())
+
+        @property
+        def lastrowid(self) -> int:
+            return int(self.connection.last_insert_rowid())
+
+        def fetchmany(self, size: int) -> list[Any]:
+            return list(islice(self, size))
+
+    return Cursor
 
 
 class CySqliteDriver(SqliteDriver):

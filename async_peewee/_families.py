@@ -12,7 +12,7 @@ from ._connecting import check_url
 from ._driver import ConnectionDriver
 from ._drivers_mysql import MariaDBConnectorDriver, MySQLConnectorDriver, MySQLDriver
 from ._drivers_postgresql import CockroachPsycopg2Driver, Psycopg2Driver, Psycopg3Driver
-from ._drivers_sqlite import CySqliteDriver, SqliteDriver
+from ._drivers_sqlite import APSWDriver, CySqliteDriver, SqliteDriver
 from ._errors import ConfigurationError, PoolTimeout
 from ._gate import gate_for
 from ._worker import Worker
@@ -123,6 +123,7 @@ class MySQLConnectorFamily(Family):
 # By name, so that no driver is imported that the program does not use. The first class of a
 # database's bases that is here decides.
 FAMILIES: dict[str, tuple[type[Family], tuple[DriverClass, ...]]] = {
+    "playhouse.apsw_ext.APSWDatabase": (SqliteFamily, (APSWDriver,)),
     "playhouse.cysqlite_ext.CySqliteDatabase": (SqliteFamily, (CySqliteDriver,)),
     "peewee.SqliteDatabase": (SqliteFamily, (SqliteDriver,)),
     "playhouse.cockroachdb.CockroachDatabase": (PostgresqlFamily, (CockroachPsycopg2Driver, Psycopg3Driver)),

@@ -30,8 +30,6 @@ ROWS = 250
 class TwoLines(AsyncDatabase, PostgresqlExtDatabase):
     """The class that a user writes without ours; it lacks what AsyncPostgresqlDatabase adds."""
 
-    _make_driver = AsyncPostgresqlDatabase._make_driver
-
 
 def make_database(server: Server, kind: str, **options: Any) -> Any:
     options = {**server.connect_params(), "prefer_psycopg3": kind == "psycopg3", **options}
