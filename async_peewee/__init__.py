@@ -18,7 +18,7 @@ from ._errors import PoolFull as PoolFull
 from ._errors import PoolTimeout as PoolTimeout
 from ._errors import TransactionFinished as TransactionFinished
 from ._models import AsyncModel as AsyncModel
-from ._optional import optional_class as __getattr__
+from ._optional import optional_class as __getattr__  # noqa: F401  # Python calls it
 from ._proxy import AsyncDatabaseProxy as AsyncDatabaseProxy
 from ._queries import prefetch as prefetch
 from ._stats import PoolStats as PoolStats

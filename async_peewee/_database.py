@@ -56,8 +56,8 @@ T = TypeVar("T")
 
 DATABASE_METHODS = (
     "execute execute_sql get_tables get_indexes get_columns get_primary_keys get_foreign_keys get_views "
-    "table_exists sequence_exists create_tables drop_tables pragma attach detach load_extension set_time_zone "
-    "run_transaction rekey backup backup_to_file"
+    "table_exists sequence_exists create_tables drop_tables pragma attach detach load_extension "
+    "set_time_zone run_transaction rekey backup backup_to_file"
 ).split()
 
 # These change the connection they meet, so on the loop they make sense inside a block only.

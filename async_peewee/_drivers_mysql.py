@@ -114,11 +114,8 @@ class MySQLDriver(SocketDriver):
 
     def stop_statement(self) -> None:
         parameters = {**self.database.connect_params, self._timeout_name: SIDE_CONNECT_TIMEOUT}
-        with contextlib.closing(self._connect_side(parameters)) as side:
+        with contextlib.closing(self._module().connect(**parameters)) as side:
             side.cursor().execute(f"KILL QUERY {self._id}")
-
-    def _connect_side(self, parameters: dict[str, Any]) -> Any:
-        return self._module().connect(**parameters)
 
 
 class BufferingDriver(MySQLDriver):
@@ -156,6 +153,9 @@ class MySQLConnectorDriver(BufferingDriver):
     """MySQL Connector/Python without its C extension, which hides the socket."""
 
     _timeout_name = "connection_timeout"
+
+    def _module(self) -> Any:
+        return sys.modules["mysql.connector"]
 
     def session_id(self) -> int:
         return int(self.connection.connection_id)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
-
 from functools import cache
 from itertools import islice
 from typing import Any

@@ -159,8 +159,8 @@ def check_class(cls: type, mixin: type) -> None:
         )
     if _find(cls) is None:
         raise ConfigurationError(
-            f"{cls.__name__} is none of Peewee's SqliteDatabase, PostgresqlDatabase and MySQLDatabase, and how "
-            "to interrupt it is not known"
+            f"{cls.__name__} is none of Peewee's SqliteDatabase, PostgresqlDatabase and MySQLDatabase, and "
+            "how to interrupt it is not known"
         )
 
 

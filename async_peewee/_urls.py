@@ -84,5 +84,7 @@ def _parse(url: str, scheme: str) -> dict[str, Any]:
 
 def _example(scheme: str) -> str:
     if scheme in FILES:
-        return f"{scheme}:///app.db, {scheme}:////folder/app.db or {scheme}:///:memory:, with three or four slashes"
+        return (
+            f"{scheme}:///app.db, {scheme}:////folder/app.db or {scheme}:///:memory: (three or four slashes)"
+        )
     return f"{scheme}://user:password@host:port/name"

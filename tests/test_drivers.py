@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import AsyncIterator
 from contextlib import nullcontext
 from typing import Any
@@ -80,7 +81,7 @@ async def test_errors_are_peewees(models: Models) -> None:
 
 
 async def test_nested_transactions_commit_and_roll_back(models: Models) -> None:
-    """Inner blocks are savepoints; nothing is seen outside before the end, nothing of a failed block after."""
+    """Inner blocks are savepoints; outside nothing is seen before the end."""
     User, database = models.User, models.database
 
     async def count_outside() -> None:
@@ -130,14 +131,17 @@ async def test_a_stream_left_early_gives_its_connection_back(models: Models, in_
 
 
 async def test_a_cancelled_statement_frees_its_worker(make_any: Maker) -> None:
-    """Control returns, the one worker there is takes the next call, and the connection is still good."""
+    """Control returns, the one worker there is takes the next call, and the connection is the same."""
     sql = slow_sql(make_any.kind, 30)
     async with make_any(pool_size=1) as database:
+        server = make_any.server
+        backends = server.backends() if server is not None else []
         with anyio.move_on_after(0.2) as scope:
             await database.execute_sql(sql)
         assert scope.cancelled_caught
         assert database.stats().busy == 0
         assert (await database.execute_sql("SELECT 42")).fetchone() == (42,)
+        await wait_until(lambda: server is None or server.backends() == backends)
 
 
 async def test_a_cancelled_statement_rolls_its_block_back(models: Models, make_any: Maker) -> None:
@@ -260,5 +264,11 @@ def server_of(make_any: Maker) -> Any:
 def kill_all(make_any: Maker) -> None:
     """End all connections of the test's database, on the server, and wait until they are gone."""
     server = server_of(make_any)
-    for backend in server.backends():
+    killed = server.backends()
+    for backend in killed:
         server.kill(backend)
+    for _ in range(500):
+        if not set(killed) & set(server.backends()):
+            return
+        threading.Event().wait(0.01)
+    pytest.fail("the server has not ended the connections in 5 s")
