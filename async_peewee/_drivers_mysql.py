@@ -171,11 +171,7 @@ class MySQLConnectorDriver(BufferingDriver):
         return bool(self.connection.in_transaction)
 
     def skip_rest(self) -> None:
-        try:
-            self.connection.consume_results()
-        finally:
-            # The error that the interrupt leads to is the end of the rows as well.
-            self.connection.unread_result = False
+        self.connection.consume_results()
 
 
 class MariaDBConnectorDriver(BufferingDriver):

@@ -135,3 +135,16 @@ def test_a_proxy_serves_synchronous_code_too(tmp_path: Path) -> None:
         User.create_table()
         User.create(name="a")
         assert User.select().count() == 1
+
+
+async def test_a_dead_transaction_is_noticed_through_the_proxy(tmp_path: Path) -> None:
+    """What the database has rolled back is not committed on the way out, and the block says so."""
+    proxy = AsyncDatabaseProxy()
+    proxy.initialize(AsyncSqliteDatabase(tmp_path / "a.db"))
+    async with proxy:
+        with pytest.raises(peewee.OperationalError, match="already rolled back"):
+            async with proxy.atomic():
+                await proxy.execute_sql("ROLLBACK")
+        async with proxy.atomic():
+            await proxy.execute_sql("CREATE TABLE t (x)")
+        assert await proxy.get_tables() == ["t"]

@@ -130,6 +130,23 @@ async def test_a_stream_left_early_gives_its_connection_back(models: Models, in_
     await wait_until(lambda: database.stats().busy == database.stats().pinned == 0)
 
 
+@on_servers
+async def test_a_stream_left_early_keeps_its_connection(make_any: Maker) -> None:
+    """What the server still sends is skipped, not the connection given up."""
+    async with make_any(pool_size=1) as database:
+        models = Models(database)
+        await database.create_tables(models.all)
+        await fill(models, 3000)
+        backends = server_of(make_any).backends()
+        # More than the sockets hold, so that the server is in the middle of it.
+        rows = models.User.select(models.User.name, peewee.fn.REPEAT("x", 5000).alias("padding"))
+        async with rows.iterator() as stream:
+            async for _user in stream:
+                break
+        assert await models.User.select().count() == 3000
+        await wait_until(lambda: server_of(make_any).backends() == backends)
+
+
 async def test_a_cancelled_statement_frees_its_worker(make_any: Maker) -> None:
     """Control returns, the one worker there is takes the next call, and the connection is the same."""
     sql = slow_sql(make_any.kind, 30)
