@@ -19,7 +19,7 @@ from playhouse.postgres_ext import (
     TSVectorField,
 )
 
-from async_peewee import AsyncDatabase, AsyncModel, AsyncPostgresqlDatabase, BlockingCallError
+from async_peewee import AsyncDatabase, AsyncModel, BlockingCallError
 from async_peewee.postgres_ext import AsyncPostgresqlExtDatabase
 from tests.extensions.support import WORKERS, on_every_worker
 from tests.support import Server
