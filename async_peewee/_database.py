@@ -303,7 +303,7 @@ def _pend_database(
 ) -> PendingCall[Any]:
     function = sealed(native, database, *args, **kwargs)
     writes = name in WRITES or (
-        name == "execute_sql" and database.may_write(args[0] if args else kwargs["sql"])
+        name == "execute_sql" and database.family.may_write(args[0] if args else kwargs["sql"])
     )
     return call_on_worker(f"db.{name}", database.contexts, function, writes=writes)
 

@@ -82,12 +82,19 @@ def apsw_cursor() -> Any:
     import apsw
 
     class Cursor(apsw.Cursor):  # type: ignore[misc, unused-ignore]
+        _described: Any = None
+
+        def execute(self, *args: Any, **kwargs: Any) -> Any:
+            self._described = None
+            return super().execute(*args, **kwargs)
+
         @property
         def description(self) -> Any:  # type: ignore[override]
             try:
-                return super().description
+                self._described = super().description
             except apsw.ExecutionCompleteError:  # no rows, or no more of them
-                return None
+                pass
+            return self._described
 
         @property
         def rowcount(self) -> int:
