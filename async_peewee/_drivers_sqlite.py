@@ -81,7 +81,7 @@ def apsw_cursor() -> Any:
     """Return a class of APSW cursors that know DB-API's names."""
     import apsw
 
-    class Cursor(apsw.Cursor):  # type: ignore[misc, unused-ignore]
+    class Cursor(apsw.Cursor):  # type: ignore[misc]
         _described: Any = None
 
         def execute(self, *args: Any, **kwargs: Any) -> Any:
@@ -89,7 +89,7 @@ def apsw_cursor() -> Any:
             return super().execute(*args, **kwargs)
 
         @property
-        def description(self) -> Any:  # type: ignore[override]
+        def description(self) -> Any:
             try:
                 self._described = super().description
             except apsw.ExecutionCompleteError:  # no rows, or no more of them
