@@ -18,8 +18,9 @@ from ._errors import PoolFull as PoolFull
 from ._errors import PoolTimeout as PoolTimeout
 from ._errors import TransactionFinished as TransactionFinished
 from ._models import AsyncModel as AsyncModel
+from ._prefetch import prefetch as prefetch
 from ._proxy import AsyncDatabaseProxy as AsyncDatabaseProxy
-from ._queries import prefetch as prefetch
+from ._queries import AsyncTable as AsyncTable
 from ._stats import PoolStats as PoolStats
 from ._urls import connect as connect
 
@@ -45,6 +46,7 @@ __all__ = [
     "AsyncMySQLDatabase",
     "AsyncPostgresqlDatabase",
     "AsyncSqliteDatabase",
+    "AsyncTable",
     "BlockingCallError",
     "ConfigurationError",
     "PendingCall",

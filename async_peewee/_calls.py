@@ -31,10 +31,10 @@ def on_loop_thread() -> bool:
     return here.worker is None and running_key() is not None and not _sync_allowed.get()
 
 
-def guard(what: str, instead: str) -> None:
+def guard(what: str, instead: str, *problem: str) -> None:
     """Raise BlockingCallError on a thread that runs an event loop."""
     if on_loop_thread():
-        raise BlockingCallError(what, instead)
+        raise BlockingCallError(what, instead, *problem)
 
 
 @contextmanager

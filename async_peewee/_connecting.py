@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import time
@@ -30,6 +31,10 @@ LONGEST_PAUSE = 1.0
 # How often a pause looks whether the job was cancelled, in seconds.
 POLL = 0.05
 
+# How long one attempt may wait for a server that accepts and says nothing, in seconds: it
+# cannot be interrupted, so this is how long a cancelled call may have to wait for it.
+ATTEMPT = 5
+
 SECRET_NAMES = ("password", "passwd", "sslpassword", "passphrase")
 
 
@@ -49,6 +54,32 @@ def connect_patiently(database: Any, timeout: float, check: Callable[[], None]) 
             if is_hopeless:
                 raise _redacted(error, database) from None
         _sleep(pause, check)
+
+
+def bound_attempts(database: Any, target: Any, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a server's database with a bound for one attempt, if the user set none."""
+    has_server = isinstance(database, (peewee.PostgresqlDatabase, peewee.MySQLDatabase))
+    is_bound = "connect_timeout" in f"{target} {[*parameters]}" or "PGCONNECT_TIMEOUT" in os.environ
+    return {"connect_timeout": ATTEMPT, **parameters} if has_server and not is_bound else parameters
+
+
+def connect_once(database: Any, connect: Callable[[], Any]) -> Any:
+    """Make one attempt; return the driver's connection.
+
+    PyMySQL's `connect_timeout` ends when the server accepts; its greeting is waited for as for
+    any answer, which is without end.
+    """
+    module: Any = vars(peewee).get("mysql")
+    # Not where a class of the user's or playhouse's connects by itself, to another driver.
+    is_peewees = getattr(connect, "__func__", None) is peewee.MySQLDatabase.__dict__["_connect"]
+    is_pymysql = is_peewees and getattr(module, "__name__", "") == "pymysql"
+    if not is_pymysql or "read_timeout" in database.connect_params:
+        return connect()
+    patience = database.connect_params.get("connect_timeout") or ATTEMPT
+    parameters = {**database.connect_params, "read_timeout": patience}
+    connection = module.connect(database=database.database, autocommit=True, **parameters)
+    connection._read_timeout = None
+    return connection
 
 
 def _pauses() -> Iterator[float]:

@@ -19,8 +19,8 @@ import peewee
 from ._driver import Driver
 from ._gate import WriteGate
 from ._jobs import Job
-from ._loops import current_task, event_loop, running_key
-from ._pins import Pin, require_task
+from ._loops import call_at_end, call_at_end_no_more, current_task, event_loop, running_key
+from ._pins import Pin, reclaim, require_task
 from ._pool import WorkerPool
 from ._settings import PoolSettings
 from ._stats import PoolStats
@@ -124,16 +124,25 @@ class ConnectionContexts:
 
     def push_current(self, pin: Pin) -> None:
         """Let the current task hold a worker."""
-        self._held.setdefault(require_task(), []).append(pin)
-
-    def pop_current(self, pin: Pin) -> None:
-        """Let the current task hold it no more."""
         task = require_task()
-        stack = self._held.get(task, [])
+        if task not in self._held:
+            self._held[task] = []
+            call_at_end(task, self._left_behind)
+        self._held[task].append(pin)
+
+    def pop_held(self, pin: Pin, task: Any) -> None:
+        """Let a task, None if it is gone, hold the worker no more."""
+        stack = self._held.get(task, []) if task is not None else []
         if pin in stack:
             stack.remove(pin)
-        if not stack:
-            self._held.pop(task, None)
+            if not stack:
+                del self._held[task]
+                call_at_end_no_more(task, self._left_behind)
+
+    def _left_behind(self, task: Any) -> None:
+        for pin in self._held.pop(task, []):
+            if pin.owner() is task and not pin.ended:
+                reclaim(pin)
 
     # -- calls ------------------------------------------------------------------------
 
@@ -245,7 +254,7 @@ class SharedConnection:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._contexts.pop_current(self._pin)
+        self._contexts.pop_held(self._pin, require_task())
 
 
 async def _finish(pool: WorkerPool, job: Job) -> None:

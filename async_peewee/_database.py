@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -22,6 +22,7 @@ from ._calls import (
     on_loop_thread,
     sync_allowed,
 )
+from ._connecting import bound_attempts, connect_once
 from ._contexts import ConnectionContexts, SharedConnection
 from ._dual import WRITES, install_dual, refuse_bind_ctx, refuse_peewee
 from ._errors import ConfigurationError
@@ -57,7 +58,7 @@ T = TypeVar("T")
 DATABASE_METHODS = (
     "execute execute_sql get_tables get_indexes get_columns get_primary_keys get_foreign_keys get_views "
     "table_exists sequence_exists create_tables drop_tables pragma attach detach load_extension "
-    "set_time_zone run_transaction rekey backup backup_to_file"
+    "set_time_zone is_connection_usable run_transaction rekey backup backup_to_file"
 ).split()
 
 # These change the connection they meet, so on the loop they make sense inside a block only.
@@ -104,20 +105,26 @@ class AsyncDatabase(TypedDatabase):
         self.registered: object = None
         self.contexts.forget_connection = self._forget_connection
         super().__init__(database, *args, **kwargs)
+        # Peewee's own would let one thread at a time connect: a server that does not answer
+        # one of them would keep the others waiting, where no cancellation reaches them.
+        self._lock = contextlib.nullcontext()
 
     def init(self, database: Any, *args: Any, **kwargs: Any) -> None:
         """Set or change what the database connects to; Peewee's own, while the pool is closed."""
         if self.contexts.is_open():
             raise peewee.InterfaceError("init() while the pool is open; write first: await db.close()")
-        super().init(self.family.check_target(database), *args, **kwargs)
+        target = self.family.check_target(database)
+        super().init(target, *args, **bound_attempts(self, target, kwargs))
         self.family.prepare()
         self.generation = object()
         self.statements = Statements(self._classify)
         self.contexts.name = self._display_name()
         self.contexts.opens_itself = self.autoconnect
 
+    def _connect(self) -> Any:
+        return connect_once(self, super()._connect)  # type: ignore[misc]
+
     def _forget_connection(self) -> Any:
-        self._lock = threading.Lock()
         return forget_connection(self._state)
 
     def _display_name(self) -> str:

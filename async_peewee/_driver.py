@@ -57,6 +57,9 @@ class Driver(Protocol):
         `check` raises when nobody wants it any more.
         """
 
+    def opens_slowly(self) -> bool:
+        """Return True if the connection is to be opened, and that is mostly waiting."""
+
     def begin_stream(self, is_alone: bool) -> Any:
         """Return a cursor that fetches rows as they are asked for."""
 
@@ -127,6 +130,10 @@ class ConnectionDriver:
         if self.state["closed"]:
             self._connect(check)
         self._used_at = time.monotonic()
+
+    def opens_slowly(self) -> bool:
+        """Return True if the connection is to be opened, and that is mostly waiting."""
+        return bool(self.state["closed"]) and self.expected_seconds > 0
 
     def _is_unfit(self) -> bool:
         now = time.monotonic()
@@ -199,10 +206,13 @@ class ConnectionDriver:
     def note_job_end(self) -> None:
         """Note whether the database has ended the transaction; without one, drop a lost connection."""
         transactions = self.state["transactions"]
-        managed = transactions and not isinstance(transactions[-1], peewee._manual)
-        self.dead = bool(managed) and not self.in_transaction()
-        if not transactions and not self.state["closed"] and self.is_lost():
-            self._discard()
+        if not transactions:
+            self.dead = False
+            if not self.state["closed"] and self.is_lost():
+                self._discard()
+        # In manual mode BEGIN and COMMIT are the user's, in blocks inside it too.
+        elif not any(isinstance(block, peewee._manual) for block in transactions):
+            self.dead = self.dead or not self.in_transaction()
 
     def begin_statement(self) -> None:
         """Prepare for a statement; refuse it in a dead transaction."""
@@ -213,7 +223,7 @@ class ConnectionDriver:
         if self.dead:
             raise peewee.OperationalError(
                 "the database has already rolled back this transaction (a statement in it was "
-                "interrupted, or the connection was lost); leave the block and start again"
+                "interrupted or failed, or the connection was lost); leave the block and start again"
             )
 
     def begin_stream(self, is_alone: bool) -> Any:

@@ -17,7 +17,9 @@ IN_TRANSACTION = 1
 
 
 # What changes a MySQL session, wherever it stands, and what does not as the first word.
-MYSQL_TRACES = re.compile(r"\bget_lock\s*\(|:=|^\s*create\s+temporary", re.IGNORECASE)
+MYSQL_TRACES = re.compile(
+    r"\bget_lock\s*\(|:=|\binto\s+@|\bcreate\s+(or\s+replace\s+)?temporary", re.IGNORECASE
+)
 MYSQL_HARMLESS = re.compile(
     r"\s*(select|insert|update|delete|replace|with|show|explain|describe|savepoint|"
     r"release|kill|alter|create|drop|truncate|analyze)\b",
@@ -28,8 +30,8 @@ MYSQL_HARMLESS = re.compile(
 # What all drivers say when the server has gone away, or the connection in the middle of a query.
 GONE = (2006, 2013, 2055)
 
-# The server has rolled back the whole transaction, and no driver takes note.
-DEADLOCK = 1213
+# What the server says when it has rolled back the whole transaction: a deadlock.
+ROLLED_BACK = (1213,)
 
 
 class MySQLDriver(SocketDriver):
@@ -37,10 +39,6 @@ class MySQLDriver(SocketDriver):
 
     _id = 0
     _has_gone = False
-    # Peewee's outermost transaction, when the server has ended it.
-    _ended: Any = None
-    # What connect() calls the time that it may take.
-    _timeout_name = "connect_timeout"
 
     def connected(self) -> None:
         super().connected()
@@ -60,9 +58,8 @@ class MySQLDriver(SocketDriver):
         own = getattr(error, "orig", None)
         code = getattr(own, "errno", None) or (error.args[0] if error.args else None)
         self._has_gone = self._has_gone or code in GONE
-        if code == DEADLOCK and self.state["transactions"]:
-            self._ended = self.state["transactions"][0]
-            self.is_dirty = True
+        # No status comes with an error, so what the last answer said is not true any more.
+        self.dead = self.dead or (code in ROLLED_BACK and bool(self.state["transactions"]))
 
     def is_lost(self) -> bool:
         return self._has_gone or not getattr(self.connection, "open", True)
@@ -71,8 +68,7 @@ class MySQLDriver(SocketDriver):
         return bool(MYSQL_TRACES.search(sql)) or (not is_generated and not MYSQL_HARMLESS.match(sql))
 
     def in_transaction(self) -> bool:
-        transactions = self.state["transactions"]
-        if self.state["closed"] or self.is_lost() or (transactions and transactions[0] is self._ended):
+        if self.state["closed"] or self.is_lost():
             return False
         return self.is_in_transaction()
 
@@ -113,7 +109,8 @@ class MySQLDriver(SocketDriver):
             cursor._result.unbuffered_active = False
 
     def stop_statement(self) -> None:
-        parameters = {**self.database.connect_params, self._timeout_name: SIDE_CONNECT_TIMEOUT}
+        bounds = dict.fromkeys(("connect_timeout", "read_timeout", "write_timeout"), SIDE_CONNECT_TIMEOUT)
+        parameters = {**self.database.connect_params, **bounds}
         with contextlib.closing(self._module().connect(**parameters)) as side:
             side.cursor().execute(f"KILL QUERY {self._id}")
 
@@ -151,8 +148,6 @@ class BufferingDriver(MySQLDriver):
 
 class MySQLConnectorDriver(BufferingDriver):
     """MySQL Connector/Python without its C extension, which hides the socket."""
-
-    _timeout_name = "connection_timeout"
 
     def _module(self) -> Any:
         return sys.modules["mysql.connector"]

@@ -7,14 +7,24 @@ import re
 import uuid
 from typing import Any
 
-from ._drivers_socket import SIDE_CONNECT_TIMEOUT, SocketDriver
+from ._drivers_socket import SIDE_CONNECT_TIMEOUT, SocketDriver, cut_after
 
 # What changes a PostgreSQL session in a statement that Peewee wrote, in lower case.
 POSTGRESQL_TRACES = re.compile(r"set_config|advisory_|^create temp")
 
 
+# So that a statement whose connection was cut does not go on, and is not committed, on the
+# server. From PostgreSQL 14 on, and unless somebody has set it: then there is no row.
+WATCH_CLIENT = (
+    "SELECT set_config(name, '1s', false) FROM pg_settings "
+    "WHERE name = 'client_connection_check_interval' AND source = 'default'"
+)
+
+
 class PostgresqlDriver(SocketDriver):
     """What psycopg2 and psycopg have in common."""
+
+    _watches = False
 
     def is_lost(self) -> bool:
         return bool(self.connection.closed)
@@ -23,8 +33,17 @@ class PostgresqlDriver(SocketDriver):
         # Any other statement may call a function that changes a setting.
         return not is_generated or bool(POSTGRESQL_TRACES.search(sql.lower()))
 
+    def connected(self) -> None:
+        super().connected()
+        cursor = self.connection.cursor()
+        with contextlib.suppress(Exception):  # not every platform of a server can do it
+            cursor.execute(WATCH_CLIENT)
+            self._watches = bool(cursor.fetchall())
+
     def reset_session(self) -> None:
         self.connection.cursor().execute("DISCARD ALL")
+        if self._watches:
+            self.connection.cursor().execute("SET client_connection_check_interval = '1s'")
 
     def in_transaction(self) -> bool:
         if self.state["closed"] or self.connection.closed:
@@ -58,7 +77,8 @@ class Psycopg2Driver(PostgresqlDriver):
             "connect_timeout": SIDE_CONNECT_TIMEOUT,
             "application_name": "async_peewee interrupt",
         }
-        with contextlib.closing(self.database._adapter.connect(self.database, **parameters)) as side:
+        side = self.database._adapter.connect(self.database, **parameters)
+        with contextlib.closing(side), cut_after(SIDE_CONNECT_TIMEOUT, side.fileno()):
             side.cursor().execute("SELECT pg_cancel_backend(%s)", (self._pid,))
 
 

@@ -6,12 +6,31 @@ import contextlib
 import os
 import select
 import socket
+import threading
+from collections.abc import Iterator
 
 from ._driver import ConnectionDriver
 
 # How long an attempt to reach the server for an interrupt may take, in seconds. The worker
 # waits meanwhile, so it is as short as libpq allows.
 SIDE_CONNECT_TIMEOUT = 2
+
+
+def shut_down(side: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        side.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def cut_after(seconds: float, fd: int) -> Iterator[None]:
+    """Cut a connection under what runs inside, if that takes longer."""
+    with socket.socket(fileno=os.dup(fd)) as copy:
+        timer = threading.Timer(seconds, shut_down, (copy,))
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 class SocketDriver(ConnectionDriver):
@@ -38,5 +57,5 @@ class SocketDriver(ConnectionDriver):
     def cut(self) -> None:
         # A copy of the descriptor: shutting it down wakes the thread that reads, and
         # closing the copy leaves the original to the driver.
-        with socket.socket(fileno=os.dup(self._fd)) as copy, contextlib.suppress(OSError):
-            copy.shutdown(socket.SHUT_RDWR)
+        with socket.socket(fileno=os.dup(self._fd)) as copy:
+            shut_down(copy)

@@ -13,7 +13,11 @@ from ._registrations import Loaded
 from ._settings import PoolSettings
 
 # What changes an SQLite session; its functions cannot.
-SQLITE_TRACES = re.compile(r"\s*(pragma\b[^;]*=|attach\b|detach\b|create\s+temp)", re.IGNORECASE)
+SQLITE_TRACES = re.compile(
+    r"\bpragma\s+(\w+\s*\.\s*)?(?!\w*(list|info|check|checkpoint)\b)\w+\s*[=(]|"
+    r"\battach\b|\bdetach\b|\bcreate\s+temp",
+    re.IGNORECASE,
+)
 
 
 class SqliteDriver(ConnectionDriver):
@@ -57,7 +61,7 @@ class SqliteDriver(ConnectionDriver):
             return True
 
     def leaves_traces(self, sql: str, is_generated: bool) -> bool:
-        return bool(SQLITE_TRACES.match(sql))
+        return bool(SQLITE_TRACES.search(sql))
 
     def reset_session(self) -> None:
         if not self.database.family.is_memory:  # its data would go with the connection

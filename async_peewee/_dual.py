@@ -73,6 +73,8 @@ def refuse_peewee(frame: FrameType, name: str, target: Any) -> None:
     awaited = f"await db.{name}(...)" if isinstance(target, peewee.Database) else "the awaited form"
     if frame.f_globals["__name__"] == "playhouse.postgres_ext":  # ServerSide(query)
         awaited = "async for row in query.iterator()"
+    elif name == "execute":  # the query of a plain table or model
+        awaited = "await aio(query)"
     instead = f"{awaited}, or await db.run(function, ...) for code that calls it"
     raise BlockingCallError(f"Peewee's own call of {name}()", instead)
 

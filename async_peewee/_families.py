@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from typing import Any
 
 import peewee
@@ -89,9 +90,9 @@ class SqliteFamily(Family):
         timeout = contexts.settings.acquire_timeout
         if not worker.enter_gate(contexts.gate, timeout):
             raise PoolTimeout(
-                f"the write lock of {contexts.name} did not become free within {timeout:g} s: another "
-                "task's transaction holds it. A child task is outside its parent's transaction; hand it over "
-                "with db.share_connection()"
+                f"the write lock of {contexts.name} did not become free within {timeout:g} s, "
+                f"held by: {contexts.gate.describe(time.monotonic())}. A child task is outside its parent's "
+                "transaction; hand it over with db.share_connection()"
             )
 
 

@@ -28,6 +28,8 @@ class WriteGate:
         self._lock = threading.Lock()
         self._held = False
         self._waiting: deque[Grant] = deque()
+        # Says who holds it, for a message; the holder sets it.
+        self.describe: Callable[[float], str] = _nobody
 
     @property
     def is_held(self) -> bool:
@@ -80,6 +82,10 @@ class WriteGate:
                 grant = self._waiting.popleft()
             if grant():
                 return
+
+
+def _nobody(now: float) -> str:
+    return "nobody"
 
 
 # Protects _gates: two threads that open the same file must get the same gate.

@@ -99,6 +99,18 @@ def task_name(task: Any) -> str:
     return str(get_name() if get_name is not None else getattr(task, "name", "no task"))
 
 
+def call_at_end(task: Any, callback: Callable[[Any], None]) -> None:
+    """Call back when a task of asyncio ends. One of trio is let go of then, which is noticed too."""
+    if hasattr(task, "add_done_callback"):
+        task.add_done_callback(callback)
+
+
+def call_at_end_no_more(task: Any, callback: Callable[[Any], None]) -> None:
+    """Take the wish of `call_at_end` back."""
+    if hasattr(task, "remove_done_callback"):
+        task.remove_done_callback(callback)
+
+
 async def wait_to_the_end(event: anyio.Event) -> None:
     """Wait for an event whatever cancels the task meanwhile; the caller re-raises."""
     with anyio.CancelScope(shield=True):

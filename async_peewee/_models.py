@@ -124,6 +124,10 @@ class AsyncManyToManyAccessor(peewee.ManyToManyFieldAccessor):
 class AsyncMetadata(peewee.Metadata):
     """Metadata that gives the model's fields the accessors above, the fields that come late too."""
 
+    table = vars(peewee.Metadata)["table"].getter(
+        lambda self: adopt(vars(peewee.Metadata)["table"].__get__(self))
+    )
+
     def add_field(self, field_name: str, field: Any, set_attribute: bool = True) -> None:
         # On the field, not on its class: plain models use the same classes.
         if isinstance(field, peewee.ForeignKeyField):

@@ -23,17 +23,20 @@ logger = logging.getLogger("async_peewee")
 class Pin:
     """A worker held for one block, and by whom."""
 
-    __slots__ = ("__weakref__", "_finalizer", "ended", "label", "pool", "worker")
+    __slots__ = ("__weakref__", "_finalizer", "ended", "label", "owner", "pool", "worker")
 
     def __init__(self, pool: WorkerPool, worker: Worker, label: str, task: Any) -> None:
         self.pool = pool
         self.worker = worker
         self.label = f"{label} in task {task_name(task)!r}"
         self.ended = False
+        # Not always the task that leaves the block: a generator that is dropped in the middle
+        # is closed by another one.
+        self.owner = weakref.ref(task)
         worker.holder = (self.label, time.monotonic())
         # A task can end without leaving its block. The finalizer runs wherever the garbage
         # collector does, perhaps under a lock of ours: it may only put into the inbox.
-        self._finalizer = weakref.finalize(task, _reclaim, self)
+        self._finalizer = weakref.finalize(task, reclaim, self)
         self._finalizer.atexit = False
 
     def check(self) -> None:
@@ -59,7 +62,8 @@ class Pin:
         self.worker.inbox.put(Job(clean_up, self.label, worker=self.worker))
 
 
-def _reclaim(pin: Pin) -> None:
+def reclaim(pin: Pin) -> None:
+    """Take a worker back from a task that has ended inside its block."""
     logger.error("%s was never left; it is rolled back", pin.label)
     pin.drop()
 

@@ -4,52 +4,63 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any
 
 import peewee
 
 from ._calls import PendingCall, call_on_worker, guard, on_loop_thread
 from ._contexts import ConnectionContexts, contexts_of
-from ._dual import install_dual
+from ._dual import install_dual, refuse_bind_ctx
 from ._results import sealed
 from ._streams import Stream
 from ._worker import here
 
 if TYPE_CHECKING:
-    from ._typed_queries import SelectCalls
-    from ._typing import DualList
+    from ._typed_queries import TypedTable
+else:
+    TypedTable = peewee.Table
 
-R = TypeVar("R")
-M = TypeVar("M", bound=peewee.Model)
+# What the hash of a table, a CTE and a SELECT is made in.
+_HashableSource: Any = vars(peewee)["_HashableSource"]
 
 QUERY_METHODS = (
     "execute peek first scalar scalars count exists get get_or_none prefetch create_table add remove clear"
 ).split()
 
-# The compound operators and select_from() build a query of a class of their own choice.
+# These build an object of a class of their own choice: the compound operators, which join
+# tables, and the way from a query to a source of rows and back.
 BUILDERS = (
-    "union_all union intersect except_ select_from "
+    "union_all union intersect except_ select_from cte select "
     "__add__ __or__ __and__ __sub__ __radd__ __ror__ __rand__ __rsub__"
 ).split()
+SOURCE_BUILDERS = "clone join left_outer_join insert replace update delete __mul__ __rmul__".split()
 
 
-def adopt(query: Any) -> Any:
-    """Give a query that Peewee has built its awaitable class; the builders keep it from there."""
-    if not isinstance(query, AsyncQuery):
-        query.__class__ = _async_class(type(query))  # type: ignore[arg-type]
-        if isinstance(query, peewee.SelectBase):
-            query._update_hash()  # type: ignore[attr-defined]  # it is made of the class, and compares tables in a FROM
-    return query
+def adopt(node: Any) -> Any:
+    """Give a query, or a source of rows, that Peewee has built its awaitable class; builders keep it."""
+    if not isinstance(node, (AsyncQuery, AsyncSource)):
+        cls: Any = type(node)
+        node.__class__ = AsyncTable if cls is peewee.Table else _async_class(cls)
+        if isinstance(node, _HashableSource):
+            node._update_hash()  # it is made of the class, and compares tables in a FROM
+    return node
 
 
 @functools.cache
 def _async_class(cls: type) -> type:
-    made = type(f"Async{cls.__name__}", (AsyncQuery, cls), {"__module__": cls.__module__})
-    install_dual(made, QUERY_METHODS, _pend_query, is_final=True)
-    for name in BUILDERS:
+    is_query = issubclass(cls, peewee.BaseQuery)
+    mixin = AsyncQuery if is_query else AsyncSource
+    made = type(f"Async{cls.__name__}", (mixin, cls), {"__module__": cls.__module__})
+    if is_query:
+        install_dual(made, QUERY_METHODS, _pend_query, is_final=True)
+    _install_builders(made, cls, BUILDERS if is_query else BUILDERS + SOURCE_BUILDERS)
+    return made
+
+
+def _install_builders(made: type, cls: type, names: list[str]) -> None:
+    for name in names:
         if hasattr(cls, name):
             setattr(made, name, _adopting(cls, name))
-    return made
 
 
 def _adopting(cls: type, name: str) -> Callable[..., Any]:
@@ -66,12 +77,13 @@ def _pend_query(
     query: Any, name: str, native: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> PendingCall[Any]:
     contexts = _contexts_for(query, name, args, kwargs)
-    label = f"{_describe(query)}.{name}"
-    if name == "execute" and _is_filled(query):
+    label = f"{describe(query)}.{name}"
+    # One that writes does so each time it is executed, whatever rows it has from the last.
+    writes = isinstance(query, peewee._WriteQuery) or name in ("add", "remove", "clear")
+    if name == "execute" and _is_filled(query) and not writes:
         return call_on_worker(label, contexts, lambda: query._cursor_wrapper)
     # A clone: execution changes a query, and two tasks may share this one.
     clone = _clone(query)
-    writes = isinstance(query, peewee._WriteQuery) or name in ("add", "remove", "clear")
     function = sealed(native, clone, *args, **kwargs)
     return call_on_worker(label, contexts, function, writes=writes, then=_give_back(query, clone))
 
@@ -107,7 +119,8 @@ def _is_filled(query: Any) -> bool:
     return query._cursor_wrapper is not None and query._cursor_wrapper.populated
 
 
-def _describe(query: Any) -> str:
+def describe(query: Any) -> str:
+    """Return the name of a query in messages: User.select()."""
     model = getattr(query, "model", None)
     kind = type(query).__name__.removeprefix("Async").removeprefix("Model")
     return f"{getattr(model, '__name__', 'query')}.{kind.lower()}()"
@@ -144,7 +157,7 @@ class AsyncQuery:
         if getattr(self, "_load_tree", None):
             raise ValueError("with_related() is incompatible with iterator().")
         used = database if database is not None else self._database
-        return Stream(contexts_of(used), used, self.clone(), f"{_describe(self)}.iterator")
+        return Stream(contexts_of(used), used, self.clone(), f"{describe(self)}.iterator")
 
     def __iter__(self) -> Iterator[Any]:
         self._guard("for row in query", "async for row in query, or await query.execute()")
@@ -187,37 +200,30 @@ class Rows:
 
     async def __anext__(self) -> Any:
         if self._rows is None:
-            self._rows = iter(await self._query)
+            query: Any = self._query
+            self._rows = iter(query._cursor_wrapper if _is_filled(query) else await query)
         for row in self._rows:
             return row
         raise StopAsyncIteration
 
 
-@overload
-def prefetch(query: SelectCalls[R], *subqueries: Any, **options: Any) -> DualList[R]: ...
-@overload
-def prefetch(query: peewee.ModelSelect[M], *subqueries: Any, **options: Any) -> DualList[M]: ...
-def prefetch(query: Any, *subqueries: Any, **options: Any) -> Any:
-    """Run a query and the queries for its related rows, and put them together.
+class AsyncSource:
+    """A table, a join or a common table expression whose queries can be awaited."""
 
-        peewee.prefetch(users, tweets)   ->   await prefetch(users, tweets)
 
-    Runs on one worker as one call. Returns a list of model instances whose back-references
-    are lists. Takes what Peewee's prefetch() takes, models and (query, model) tuples too.
-    Cancellation interrupts the query that runs.
+class AsyncTable(AsyncSource, TypedTable):
+    """A table without a model, whose queries can be awaited.
+
+        users = Table("users", ("id", "name")).bind(db)        ->   AsyncTable(...).bind(db)
+        list(users.select()), users.insert(name="x").execute() ->   await users.select(), ...
+
+    Takes what peewee.Table takes. Rows come as dicts. A model's own, `User._meta.table`, is one.
     """
-    if not on_loop_thread():
-        return peewee.prefetch(query, *subqueries, **options)
-    clones = [_clone_of(item) for item in subqueries]
-    function = sealed(_prefetch_list, query.clone(), *clones, **options)
-    return call_on_worker(f"{_describe(query)}.prefetch", contexts_of(query._database), function)
+
+    def bind_ctx(self, database: Any = None) -> Any:
+        """Bind the table to a database for a `with` block; refused on an event loop."""
+        refuse_bind_ctx()
+        return super().bind_ctx(database)
 
 
-def _prefetch_list(query: Any, *subqueries: Any, **options: Any) -> list[Any]:
-    return list(peewee.prefetch(query, *subqueries, **options))
-
-
-def _clone_of(item: Any) -> Any:
-    if isinstance(item, tuple):
-        return (_clone_of(item[0]), *item[1:])
-    return item.clone() if isinstance(item, peewee.BaseQuery) else item
+_install_builders(AsyncTable, peewee.Table, BUILDERS + SOURCE_BUILDERS)

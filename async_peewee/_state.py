@@ -62,6 +62,14 @@ class TaskState:
             return transactions[-1] if transactions else None
         return super().top_transaction()  # type: ignore[misc]
 
+    def push_transaction(self, transaction: Any) -> None:
+        guard("db.push_transaction()", "async with db.atomic()", "would reach no connection")
+        super().push_transaction(transaction)  # type: ignore[misc]
+
+    def pop_transaction(self) -> Any:
+        guard("db.pop_transaction()", "async with db.atomic()", "would reach no connection")
+        return super().pop_transaction()  # type: ignore[misc]
+
     def after_commit(self, fn: Callable[[], Any]) -> Any:
         """Call a function when the current task's transaction has been committed.
 
@@ -139,6 +147,8 @@ class TaskState:
         except peewee.PeeweeException as error:
             if _is_lost(worker, error):
                 raise _explain_loss(error, worker, "a statement") from error
+            # It may have taken the transaction with it, and the function that runs go on.
+            worker.driver.note_job_end()
             raise
 
     def _begin_statement(self, worker: Worker, statement: Statement) -> None:

@@ -17,7 +17,7 @@ import peewee
 
 from ._calls import PendingCall, call_on_worker, guard, on_loop_thread
 from ._dual import install_dual
-from ._errors import PoolClosed
+from ._errors import PoolClosed, TransactionFinished
 from ._pins import Pin, current_driver
 from ._results import sealed
 from ._worker import current_worker
@@ -55,7 +55,14 @@ class Block:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.leave(kind, error)
+        if current_driver(self.db) is None:
+            self.leave(kind, error)
+        else:
+            self._leaving(kind, error)()
+
+    def _leaving(self, kind: type[BaseException] | None, error: BaseException | None) -> Callable[[], None]:
+        """Return what leaves the block on a worker."""
+        return functools.partial(self._leave_quietly, kind, error) if kind else self._leave_alive
 
     def enter(self) -> Any:
         """Do what Peewee's block does on entry."""
@@ -137,10 +144,9 @@ class Block:
     ) -> None:
         pin, self._pin = self._pin, None
         assert pin is not None
-        leave = functools.partial(self._leave_quietly, kind, error) if kind else self._leave_alive
         try:
-            await self._leave_pinned(pin, leave)
-        except PoolClosed:
+            await self._leave_pinned(pin, self._leaving(kind, error))
+        except (PoolClosed, TransactionFinished):
             # The worker has rolled the block back on its way out, which is all that a
             # block that failed wants; one that did not must hear that it is not committed.
             if kind is None:
@@ -150,16 +156,19 @@ class Block:
         contexts = self.db.contexts
         if self._owns_pin:
             self._owns_pin = False
-            contexts.pop_current(pin)
+            contexts.pop_held(pin, pin.owner())
             await contexts.release(pin, leave)
         else:
             await contexts.call_to_the_end(pin, leave)
 
     def _leave_alive(self) -> None:
         driver = current_driver(self.db)
-        if driver is not None and driver.dead:
-            self._abandon()
-            driver.check_alive()
+        if driver is not None:
+            try:
+                driver.check_alive()
+            except peewee.OperationalError:
+                self._abandon()
+                raise
         self.leave(None, None)
 
     def _leave_quietly(self, kind: type[BaseException], error: BaseException | None) -> None:
@@ -179,6 +188,10 @@ class Block:
         own = getattr(self, "_helper", self)
         if own in transactions:
             transactions.remove(own)
+        driver = current_driver(self.db)
+        if driver is not None and not transactions:
+            self.db._clear_commit_callbacks()
+            driver.note_job_end()
 
     def writes(self) -> bool:
         """Return True if the block takes the database's write lock on entry."""

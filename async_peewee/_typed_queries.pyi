@@ -157,3 +157,29 @@ class AsyncModelDelete(WriteCalls[W], peewee.ModelDelete):
     """`User.delete()`: awaited, the number of rows deleted."""
 
     def returning(self, *returning: Any) -> AsyncModelDelete[Rows[Any]]: ...
+
+# Without a model: rows are dicts until tuples(), namedtuples() or objects() say otherwise.
+
+class AsyncUpdate(WriteCalls[W], peewee.Update):
+    """`table.update(...)`: awaited, the number of rows changed."""
+
+    def returning(self, *returning: Any) -> AsyncUpdate[Rows[Any]]: ...
+
+class AsyncInsert(WriteCalls[W], peewee.Insert):
+    """`table.insert(...)`: awaited, the key of the row."""
+
+    def returning(self, *returning: Any) -> AsyncInsert[Rows[Any]]: ...
+
+class AsyncDelete(WriteCalls[W], peewee.Delete):
+    """`table.delete()`: awaited, the number of rows deleted."""
+
+    def returning(self, *returning: Any) -> AsyncDelete[Rows[Any]]: ...
+
+class TypedTable(peewee.Table):
+    """The base of AsyncTable to a type checker; when the program runs, that is Peewee's Table."""
+
+    def select(self, *columns: Any) -> AsyncSelect[dict[str, Any]]: ...
+    def insert(self, insert: Any = None, columns: Any = None, **kwargs: Any) -> AsyncInsert[Any]: ...
+    def replace(self, insert: Any = None, columns: Any = None, **kwargs: Any) -> AsyncInsert[Any]: ...
+    def update(self, update: Any = None, **kwargs: Any) -> AsyncUpdate: ...
+    def delete(self) -> AsyncDelete: ...

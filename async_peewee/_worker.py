@@ -141,8 +141,8 @@ class Worker:
     def _perform(self, job: Job) -> Job | None:
         if job.state is not State.TAKEN and not self._pool.claim(self, job):
             return None
-        if job.holds_gate:
-            self.held_gate = job.gate
+        if job.holds_gate and job.gate is not None:
+            self._note_gate(job.gate)
         self._run(job)
         self._clean_up(job)
         if self.held_gate is not None and self.held_gate.is_wanted:
@@ -164,7 +164,8 @@ class Worker:
                 self._check_pin(job)
             # A held connection that was lost is closed when its holder has been told so.
             if not self.pinned or self.driver.state.get("closed"):
-                self.driver.ready(self.check_interrupted)
+                with self.aside(self.driver.opens_slowly()):
+                    self.driver.ready(self.check_interrupted)
             assert function is not None
             job.result = job.context.run(function)
         except StopIteration as error:
@@ -294,12 +295,16 @@ class Worker:
         if not entered:
             self.check_interrupted()
             return False
-        self.held_gate = gate
+        self._note_gate(gate)
         return True
 
     def _leave_gate_when_done(self) -> None:
         if not self.driver.in_transaction():
             self._leave_gate()
+
+    def _note_gate(self, gate: WriteGate) -> None:
+        self.held_gate = gate
+        gate.describe = self.describe
 
     def _leave_gate(self) -> None:
         gate, self.held_gate = self.held_gate, None

@@ -23,6 +23,9 @@ class FakeDriver:
         self.interrupts = threading.Semaphore(0)
         self.in_a_transaction = False
 
+    def opens_slowly(self) -> bool:
+        return False
+
     def ready(self, check: Callable[[], None]) -> None:
         self.calls.append("ready")
 

@@ -28,6 +28,8 @@ class Proxy:
         self.replies.set()
         # New connections are accepted and never answered.
         self.is_deaf = False
+        # New connections are let in, and then no reply passes until `replies` is set again.
+        self.is_mute = False
         threading.Thread(target=self._accept, daemon=True).start()
 
     def connect_params(self, server: Server) -> dict[str, Any]:
@@ -50,7 +52,7 @@ class Proxy:
                 client, _ = self._listener.accept()
                 self._sockets.append(client)
                 if not self.is_deaf:
-                    self._join(client, self._connect())
+                    self._join(client, self._connect(), self.is_mute)
 
     def _connect(self) -> socket.socket:
         host, port = self._target.host, self._target.port
@@ -62,8 +64,9 @@ class Proxy:
         self._sockets.append(upstream)
         return upstream
 
-    def _join(self, client: socket.socket, upstream: socket.socket) -> None:
-        for pump, *pair in ((self._pump_up, client, upstream), (self._pump_down, upstream, client)):
+    def _join(self, client: socket.socket, upstream: socket.socket, is_mute: bool) -> None:
+        pump_down = self._pump_login if is_mute else self._pump_down
+        for pump, *pair in ((self._pump_up, client, upstream), (pump_down, upstream, client)):
             threading.Thread(target=pump, args=pair, daemon=True).start()
 
     def _pump_up(self, client: socket.socket, upstream: socket.socket) -> None:
@@ -85,6 +88,13 @@ class Proxy:
                 self.replies.wait()
                 client.sendall(data)
         self._end(client)
+
+    def _pump_login(self, upstream: socket.socket, client: socket.socket) -> None:
+        data = b""
+        with contextlib.suppress(OSError):
+            while b"Z\0\0\0\5I" not in data and (data := upstream.recv(65536)):
+                client.sendall(data)
+        self._pump_down(upstream, client)
 
     def _end(self, side: socket.socket) -> None:
         with contextlib.suppress(OSError):

@@ -46,7 +46,7 @@ class Server:
 
     def backends(self, extra: str = "true") -> list[int]:
         """Return the process ids of the connections of this test's database objects."""
-        sql = f"SELECT pid FROM pg_stat_activity WHERE application_name = %s AND {extra}"
+        sql = f"SELECT pid FROM pg_stat_activity WHERE application_name = %s AND ({extra})"
         return [pid for (pid,) in self.query(sql, self.name)]
 
     def sleeping(self) -> list[int]:
@@ -83,7 +83,7 @@ class MySQLServer:
 
     def backends(self, extra: str = "true") -> list[int]:
         """Return the ids of the connections of this test's database objects."""
-        sql = f"SELECT id FROM information_schema.processlist WHERE db = %s AND {extra}"
+        sql = f"SELECT id FROM information_schema.processlist WHERE db = %s AND ({extra})"
         return [number for (number,) in self.query(sql, self.name)]
 
     def sleeping(self) -> list[int]:
@@ -210,3 +210,17 @@ def queries_of(database: Any) -> list[str]:
     statements: list[str] = []
     database.query_hooks.append(lambda event: statements.append(event.sql))
     return statements
+
+
+# For tests of what is the same on every loop, and worth seeing on both libraries: SQL, mostly.
+on_each_library = pytest.mark.parametrize(
+    "anyio_backend",
+    [("asyncio", {"use_uvloop": False}), ("trio", {})],
+    ids=["asyncio", "trio"],
+    indirect=True,
+)
+
+
+def on_databases(*kinds: str) -> pytest.MarkDecorator:
+    """Run a test on databases of these kinds only, for what the others do not have."""
+    return pytest.mark.parametrize("make_database", kinds, indirect=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import anyio
 import peewee
 import pytest
 
-from async_peewee import AsyncSqliteDatabase, PoolClosed, PoolTimeout, TransactionFinished, aio
+from async_peewee import AsyncSqliteDatabase, TransactionFinished, aio
 from tests.support import Maker, Models, on_asyncio, slow_sql, wait_until
 
 
@@ -151,78 +150,6 @@ async def test_aio_of_a_function_runs_inside_the_tasks_block(models: Models) -> 
             raise ValueError("roll back")
     assert await models.User.select().count() == 0
     await other.close()
-
-
-async def test_all_workers_pinned_and_each_wanting_another_gives_a_clear_error(make_database: Maker) -> None:
-    """PoolTimeout after acquire_timeout names the holders; later calls work."""
-    async with make_database(pool_size=2, acquire_timeout=0.3) as database:
-        both = anyio.Event()
-        inside: list[str] = []
-        errors: list[PoolTimeout] = []
-
-        async def child() -> None:
-            try:
-                await database.execute_sql("SELECT 1")
-            except PoolTimeout as error:
-                errors.append(error)
-
-        async def holder() -> None:
-            async with database.connection_context():
-                inside.append("in")
-                if len(inside) == 2:
-                    both.set()
-                await both.wait()
-                async with anyio.create_task_group() as group:
-                    group.start_soon(child)
-                # Nobody leaves early: that would free a worker for the other's child.
-                await wait_until(lambda: len(errors) == 2)
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(holder)
-            group.start_soon(holder)
-        assert len(errors) == 2
-        assert "pool size 2" in str(errors[0])
-        assert str(errors[0]).count("connection_context() in task") == 2
-        assert (await database.execute_sql("SELECT 42")).fetchone() == (42,)
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-async def test_a_task_that_ends_inside_its_block_is_rolled_back(
-    make_database: Maker, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Its worker comes back, nothing is committed, and the log names the task."""
-    async with make_database(pool_size=1) as database:
-        models = Models(database)
-        await database.create_tables(models.all)
-
-        async def forgetful() -> None:
-            await database.atomic().__aenter__()
-            await models.User.create(name="orphan")
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(forgetful, name="forgetful")
-        gc.collect()
-        await wait_until(lambda: database.stats().pinned == 0)
-        assert await models.User.select().count() == 0
-        assert "'forgetful" in caplog.text or "forgetful" in caplog.text
-
-
-async def test_close_refuses_and_reopening_works(make_database: Maker) -> None:
-    """After close() a call raises PoolClosed, closing again is a no-op, connect() reopens."""
-    database = make_database()
-    assert database.is_closed()
-    assert await database.connect() is True
-    assert not database.is_closed()
-    with pytest.raises(peewee.OperationalError, match="already opened"):
-        await database.connect()
-    assert await database.connect(reuse_if_open=True) is False
-    assert await database.close() is True
-    assert await database.close() is False
-    with pytest.raises(PoolClosed, match="closed"):
-        await database.execute_sql("SELECT 1")
-    await database.connect()
-    assert (await database.execute_sql("SELECT 42")).fetchone() == (42,)
-    await database.close()
 
 
 async def test_entries_of_async_with_are_counted(sqlite_db: AsyncSqliteDatabase) -> None:

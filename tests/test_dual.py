@@ -17,7 +17,6 @@ from playhouse.reflection import Introspector
 
 from async_peewee import (
     AsyncModel,
-    AsyncPostgresqlDatabase,
     AsyncSqliteDatabase,
     BlockingCallError,
     PendingCall,
@@ -71,45 +70,6 @@ def test_a_plain_script_needs_no_event_loop(make_database: Any) -> None:
     assert worker_threads() == []
 
 
-async def test_every_method_in_the_table_is_dual(sqlite_models: Models) -> None:
-    """Every public name of Peewee's classes is dual, a builder without I/O, or guarded (test_guard)."""
-    User = sqlite_models.User
-    queries = [User.select(), User.select() | User.select(), User.raw(""), User.insert(), User.delete()]
-    subjects = [User, *map(type, queries), AsyncSqliteDatabase, AsyncPostgresqlDatabase]
-    known = {*BUILDERS.split(), *ANSWERS.split(), *GUARDED.split()}
-    for subject in subjects:
-        names = {name for name in dir(subject) if name[0] != "_" and callable(getattr(subject, name))}
-        unknown = {name for name in names - known if not is_dual(getattr(subject, name))}
-        # What the subject has of its own, fields and exceptions, is not Peewee's to add.
-        assert unknown - {"DoesNotExist", "DefaultValuesException"} == set(), subject
-
-
-BUILDERS = """
-    add_index alias bind bind_ctx clone coerce copy delete filter index insert insert_from insert_many
-    noop raw replace replace_many select unwrap update validate_model dependencies get_id is_dirty is_alias
-    apply_alias apply_column columns convert_dict_to_node cte dicts distinct ensure_join except_
-    for_update from_ get_sort_key group_by group_by_extend having intersect join join_from lateral
-    left_outer_join limit models namedtuples objects offset order_by order_by_extend orwhere paginate
-    select_extend select_from sql switch tuples union union_all where window with_cte with_related
-    apply_returning as_rowcount get_default_columns get_default_data handle_result on_conflict
-    on_conflict_ignore on_conflict_replace returning
-    conflict_statement conflict_update context_class default_values_insert extract_date from_timestamp
-    get_binary_type get_context_options get_noop_select get_sql_context json_methods last_insert_id random
-    rows_affected to_timestamp truncate_date interval psycopg2_adapter psycopg3_adapter set_isolation_level
-"""
-# Awaitable in their own way, or answering from memory for the task that asks.
-ANSWERS = """
-    aexecute iterator connect close init run stats allow_sync share_connection
-    is_closed in_transaction transaction_depth top_transaction push_transaction pop_transaction
-    after_commit dispose is_connection_usable
-    aggregate collation func window_function
-    register_aggregate register_collation register_function register_window_function
-    unregister_aggregate unregister_collation unregister_function unregister_window_function unload_extension
-    atomic atomic_async transaction savepoint manual_commit connection_context
-"""
-GUARDED = "cursor connection batch_commit execute_returning execute_streaming"
-
-
 # -- Peewee's own code ----------------------------------------------------------------
 
 
@@ -127,8 +87,8 @@ PEEWEES: dict[str, Callable[[Models], Any]] = {
     "data set": lambda m: DataSet(m.database),
     "prefetch": lambda m: peewee.prefetch(m.User.select(), m.Tweet),
     "plain model": lambda m: make_plain_row(m),
-    "table": lambda m: list(m.User._meta.table.select()),
-    "table insert": lambda m: m.User._meta.table.insert(name="x").execute(),
+    "table": lambda m: list(peewee.Table("users").bind(m.database).select()),
+    "table insert": lambda m: peewee.Table("users").bind(m.database).insert(name="x").execute(),
 }
 
 

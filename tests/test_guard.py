@@ -143,7 +143,12 @@ LINES = {
     "cursor": Line(lambda s: s.db.cursor().execute("SELECT 1").fetchone(), "await db.execute_sql(...)", (1,)),
     "connection": Line(lambda s: s.db.connection().total_changes >= 0, "await db.run(function)", True),
     "pragma property": Line(lambda s: s.db.journal_mode, "await db.pragma", "wal"),
-    "table": Line(lambda s: len(list(s.User._meta.table.select())), "await db.run(function", 2),
+    "table": Line(lambda s: len(list(s.User._meta.table.select())), "async for row in query", 2),
+    "plain table": Line(
+        lambda s: len(list(peewee.Table("users").bind(s.db).select())),
+        "await aio(query)",
+        2,
+    ),
     # These write, and come last: the others must find the rows as they were.
     "Model[key] =": Line(set_item, "await User.set_by_id(key", "Zaizee"),
     "del Model[key]": Line(delete_item, "await User.delete_by_id(key)", 1),

@@ -353,10 +353,3 @@ async def test_execute_sql(filled: Models) -> None:
     assert list(cursor.fetchall()) == [("Huey",), ("Mickey",), ("Zaizee",)]
     with pytest.raises(peewee.DatabaseError, match="nothing"):
         await db.execute_sql("SELECT * FROM nothing")
-
-
-async def test_a_query_of_the_table_api_runs_by_db_run(sqlite_filled: Models) -> None:
-    """It is Peewee's plain query, made for a worker."""
-    table = sqlite_filled.User._meta.table
-    query = table.select(table.name).order_by(table.name).limit(1)
-    assert await sqlite_filled.database.run(lambda: list(query)) == [{"name": "Huey"}]

@@ -16,6 +16,10 @@ import pytest
 
 from tests.support import COUNT, Maker, Models, Server, slow_sql, wait_until, worker_threads
 
+# Far less than what is cancelled would take, and more than a busy machine needs, in seconds.
+# Alone on the machine it is 10 to 30 ms.
+SOON = 5.0
+
 
 async def by_scope(call: Callable[[], Awaitable[Any]], after: float) -> float:
     """Cancel a call by an anyio scope; return the seconds from the cancellation to the return."""
@@ -67,9 +71,9 @@ def cancel(request: pytest.FixtureRequest, anyio_backend: Any) -> Any:
 
 
 async def test_fifteen_cancelled_sleeps_on_a_pool_of_two(make_database: Maker, cancel: Any) -> None:
-    """Each returns within 250 ms of its cancellation, two at most run, and the threads are as before."""
+    """Each returns long before its statement would end, two at most run, and the threads are as before."""
     database = make_database(pool_size=2)
-    sql = slow_sql(make_database.kind, 3)
+    sql = slow_sql(make_database.kind, 30)
     late: list[float] = []
     active: list[int] = []
 
@@ -91,10 +95,7 @@ async def test_fifteen_cancelled_sleeps_on_a_pool_of_two(make_database: Maker, c
                     clients.start_soon(client)
             group.cancel_scope.cancel()
         assert len(late) == 15
-        # MariaDB leaves one new connection in some hundreds without a greeting, and KILL QUERY
-        # goes over a new one: its timeout of two seconds may show once.
-        assert sorted(late)[-2] < 0.25
-        assert max(late) < (3 if make_database.kind == "pymysql" else 0.25)
+        assert max(late) < SOON
         assert max(active, default=0) <= 2
         assert len(worker_threads()) <= 2
         assert set(threads) <= set(worker_threads())
@@ -151,10 +152,10 @@ async def test_cancelled_in_a_block_nothing_of_it_stays(
     async def block() -> None:
         async with database.atomic():
             await models.User.create(name="first")
-            await database.execute_sql(slow_sql(make_database.kind, 5))
+            await database.execute_sql(slow_sql(make_database.kind, 30))
             await models.User.create(name="third")
 
-    assert await cancel(block, 0.1) < 1
+    assert await cancel(block, 0.1) < SOON
     assert await models.User.select().count() == 0
     assert not database.in_transaction()
     assert database.stats().pinned == 0

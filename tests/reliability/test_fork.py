@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import sys
 import threading
@@ -12,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import peewee
 import pytest
 
-from async_peewee import AsyncSqliteDatabase
+from async_peewee import AsyncSqliteDatabase, TransactionFinished
 from tests.support import Maker, Models
 
 pytestmark = [
@@ -53,7 +55,7 @@ async def backend(models: Models) -> Any:
 async def test_parent_and_child_both_work_with_connections_of_their_own(
     make_database: Maker, anyio_backend: Any
 ) -> None:
-    """Both query 50 times after a fork with a warm pool: no wrong row, the parent's connection stays."""
+    """Both query 200 times after a fork with a warm pool: no wrong row, the parent's connection stays."""
     async with make_database(pool_size=2) as database:
         models = Models(database)
         await database.create_tables(models.all)
@@ -63,7 +65,7 @@ async def test_parent_and_child_both_work_with_connections_of_their_own(
         async def child_main() -> None:
             if not isinstance(database, AsyncSqliteDatabase):
                 assert await backend(models) != before
-            for number in range(50):
+            for number in range(200):
                 row = await database.execute_sql(f"SELECT {number}")
                 assert row.fetchone() == (number,)
             async with database.atomic():
@@ -76,7 +78,7 @@ async def test_parent_and_child_both_work_with_connections_of_their_own(
             _run_anew(child_main, anyio_backend[0])
 
         assert in_child(child) == 0
-        for number in range(50):
+        for number in range(200):
             assert (await database.execute_sql(f"SELECT {number}")).fetchone() == (number,)
         assert await backend(models) == before
         assert await models.User.select().count() == 2
@@ -120,6 +122,29 @@ def test_a_plain_transaction_open_at_the_fork_is_refused_in_the_child(make_datab
     database.close()
 
 
+def test_a_plain_connection_open_at_the_fork_stays_the_parents(make_database: Maker) -> None:
+    """The child's is another one, and closing that leaves the parent's alive."""
+    database = make_database()
+    sql = {"sqlite": "SELECT 1", "pymysql": "SELECT connection_id()"}.get(
+        make_database.kind, "SELECT pg_backend_pid()"
+    )
+
+    def own() -> Any:
+        return database.execute_sql(sql).fetchone(), id(database.connection())
+
+    before = own()
+
+    def child() -> None:
+        theirs = own()
+        assert theirs[1] != before[1]
+        assert make_database.server is None or theirs[0] != before[0]
+        database.close()
+
+    assert in_child(child) == 0
+    assert own() == before
+    database.close()
+
+
 def test_a_gate_held_at_the_fork_is_free_in_the_child(tmp_path: Path) -> None:
     """A block of the parent holds the write gate; the child, another process, has its own."""
     database = AsyncSqliteDatabase(tmp_path / "test.db", acquire_timeout=5)
@@ -140,3 +165,50 @@ def test_a_gate_held_at_the_fork_is_free_in_the_child(tmp_path: Path) -> None:
     asyncio.run(main())
     assert models.User.select().count() == 1
     database.close()
+
+
+def test_multiprocessing_by_fork_has_connections_of_its_own(make_database: Maker) -> None:
+    """As os.fork(): the process is forked beside a warm pool, works, and ends as processes do."""
+    database = make_database(pool_size=2)
+    models = Models(database)
+    answers: Any = multiprocessing.get_context("fork").SimpleQueue()
+
+    async def child_main() -> None:
+        for number in range(200):
+            row = await database.execute_sql(f"SELECT {number}")
+            assert row.fetchone() == (number,)
+        answers.put(None if isinstance(database, AsyncSqliteDatabase) else await backend(models))
+        await database.close()
+
+    async def main() -> None:
+        await database.create_tables(models.all)
+        await models.User.create(name="shared")
+        before = await backend(models)
+        process: Any = multiprocessing.get_context("fork").Process(target=lambda: asyncio.run(child_main()))
+        await anyio.to_thread.run_sync(process.start)
+        await anyio.to_thread.run_sync(process.join, 30)
+        assert process.exitcode == 0
+        assert answers.get() != before
+        assert await backend(models) == before
+        await database.close()
+
+    asyncio.run(main())
+
+
+async def test_a_block_open_at_the_fork_is_over_in_the_child(make_database: Maker) -> None:
+    """Leaving it there raises and sends nothing; the parent's transaction goes on."""
+    async with make_database() as database:
+        models = Models(database)
+        await database.create_tables(models.all)
+        block = database.atomic()
+        await block.__aenter__()
+        await models.User.create(name="parent")
+
+        def child() -> None:
+            with pytest.raises(TransactionFinished, match="has ended"):
+                block.__aexit__(None, None, None).send(None)
+
+        assert in_child(child) == 0
+        await models.User.create(name="parent goes on")
+        await block.__aexit__(None, None, None)
+        assert await models.User.select().count() == 2

@@ -27,9 +27,11 @@ MYSQL = [
     ("SET @tenant = 'a'", "SELECT @tenant", None),
     ("SET SESSION sort_buffer_size = 123456", "SELECT @@sort_buffer_size = 123456", 0),
     ("SELECT get_lock('leak', 0)", "SELECT is_free_lock('leak')", 1),
+    ("SELECT 'a' INTO @tenant", "SELECT @tenant", None),
 ]
 SQLITE = [
     ("PRAGMA foreign_keys = 1", "PRAGMA foreign_keys", 0),
+    ("/* own */ PRAGMA main.cache_size(77)", "PRAGMA cache_size", -2000),
     ("CREATE TEMP TABLE leak (x int)", "SELECT count(*) FROM sqlite_temp_master", 0),
     ("ATTACH ':memory:' AS leak", "SELECT count(*) FROM pragma_database_list WHERE name = 'leak'", 0),
 ]

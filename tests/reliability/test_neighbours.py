@@ -1,10 +1,8 @@
-"""Other code in the same process: default threads, callbacks into the loop, contextvars, Ctrl-C, growth."""
+"""Other code in the same process: default threads, callbacks into the loop, contextvars, Ctrl-C."""
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
-import gc
 import signal
 import subprocess
 import sys
@@ -21,12 +19,15 @@ import peewee
 import pytest
 
 from async_peewee import AsyncSqliteDatabase, PoolTimeout
-from tests.support import SOAK, Maker, Models, slow_sql, wait_until, worker_threads
+from tests.support import Maker, Models, slow_sql, wait_until
+
+on_two = pytest.mark.parametrize("make_database", ["sqlite", "psycopg2"], indirect=True)
 
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
 
 
-async def test_a_full_default_limiter_does_not_matter(sqlite_models: Models) -> None:
+@on_two
+async def test_a_full_default_limiter_does_not_matter(models: Models) -> None:
     """Other code holds all of anyio's default threads; our calls and theirs do not meet."""
     release = threading.Event()
     total = int(anyio.to_thread.current_default_thread_limiter().total_tokens)
@@ -36,13 +37,14 @@ async def test_a_full_default_limiter_does_not_matter(sqlite_models: Models) -> 
         limiter = anyio.to_thread.current_default_thread_limiter()
         await wait_until(lambda: limiter.borrowed_tokens == total)
         with anyio.fail_after(5):
-            await sqlite_models.User.create(name="a")
+            await models.User.create(name="a")
         release.set()
 
 
-async def test_our_pinned_workers_do_not_take_the_default_threads(tmp_path: Path) -> None:
+@on_two
+async def test_our_pinned_workers_do_not_take_the_default_threads(make_database: Maker) -> None:
     """40 blocks are open, and anyio.to_thread still has all of its threads."""
-    async with AsyncSqliteDatabase(tmp_path / "test.db", pool_size=40) as database:
+    async with make_database(pool_size=40) as database:
         ready = []
         release = anyio.Event()
 
@@ -102,9 +104,10 @@ async def test_bind_ctx_on_a_loop_is_refused(tmp_path: Path, sqlite_models: Mode
     assert await sqlite_models.User.select().count() == 1
 
 
-async def test_shared_cache_memory_is_one_worker(anyio_backend: Any) -> None:
-    """A shared-cache URI locks whole tables between connections, so it gets one."""
-    database = AsyncSqliteDatabase("file:shared?mode=memory&cache=shared", uri=True, pool_size=8)
+@pytest.mark.parametrize("name", [":memory:", "file:shared?mode=memory&cache=shared"])
+async def test_memory_is_one_worker_and_one_database(anyio_backend: Any, name: str) -> None:
+    """16 tasks see the same tables; a shared cache would lock them whole between connections."""
+    database = AsyncSqliteDatabase(name, uri=name.startswith("file:"), pool_size=8)
     async with database:
         models = Models(database)
         await database.create_tables(models.all)
@@ -120,7 +123,7 @@ async def test_shared_cache_memory_is_one_worker(anyio_backend: Any) -> None:
 
 
 # Before Python 3.11 asyncio turns Ctrl-C into CancelledError.
-CTRL_C_BACKENDS = ["asyncio", "trio"] if sys.version_info >= (3, 11) else ["trio"]
+CTRL_C_BACKENDS = ["asyncio", "uvloop", "trio"] if sys.version_info >= (3, 11) else ["trio"]
 
 CTRL_C = """
 import sys, anyio
@@ -139,7 +142,8 @@ async def main():
         await db.execute_sql(slow)
 
 try:
-    anyio.run(main, backend=backend)
+    options = {} if backend == "trio" else {"use_uvloop": backend == "uvloop"}
+    anyio.run(main, backend=backend.replace("uvloop", "asyncio"), backend_options=options)
 except KeyboardInterrupt:
     print("KeyboardInterrupt", flush=True)
 """
@@ -148,7 +152,8 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize("make_database", ["sqlite", "psycopg2", "psycopg3"], indirect=True)
 @pytest.mark.parametrize("backend", CTRL_C_BACKENDS)
 def test_ctrl_c_in_a_transaction(make_database: Maker, backend: str) -> None:
-    """During a slow statement: KeyboardInterrupt, the process ends in two seconds, nothing is committed."""
+    """During a slow statement: KeyboardInterrupt, the process ends promptly, nothing is committed."""
+    pytest.importorskip(backend)
     server = make_database.server
     target = (str(make_database.path), "x") if server is None else (server.url, server.name)
     slow = slow_sql(make_database.kind, 30)
@@ -161,61 +166,6 @@ def test_ctrl_c_in_a_transaction(make_database: Maker, backend: str) -> None:
         process.send_signal(signal.SIGINT)
         assert process.stdout.read() == "KeyboardInterrupt\n"
         assert process.wait(10) == 0
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 10
     with make_database.plain() as plain:
         assert plain.execute_sql("SELECT count(*) FROM row").fetchone() == (0,)
-
-
-def growth() -> tuple[int, int]:
-    """Return how many file descriptors are open and how many of our threads run."""
-    gc.collect()
-    return len(list(Path("/proc/self/fd").iterdir())), len(worker_threads())
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="file descriptors are counted in /proc")
-async def test_many_calls_leave_nothing_behind(tmp_path: Path) -> None:
-    """Objects, file descriptors and threads are as after the first 2,000 of 10,000 (a soak: 100,000)."""
-    async with AsyncSqliteDatabase(tmp_path / "test.db", pool_size=4) as database:
-        models = Models(database)
-        await database.create_tables(models.all)
-        await models.User.create(name="a")
-
-        async def calls(count: int) -> None:
-            for _ in range(count):
-                await models.User.get_by_id(1)
-
-        async def many(count: int) -> tuple[int, tuple[int, int]]:
-            async with anyio.create_task_group() as group:
-                for _ in range(10):
-                    group.start_soon(calls, count // 10)
-            counts = growth()
-            return len(gc.get_objects()), counts
-
-        objects, counts = await many(2000)
-        later, counts_later = await many(98_000 if SOAK else 8_000)
-        assert counts_later == counts
-        assert later < objects + 500
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="file descriptors are counted in /proc")
-def test_many_loops_leave_nothing_behind(make_database: Maker) -> None:
-    """Each loop opens a pool of its own; file descriptors, threads and pools are as after the first ones."""
-    database = make_database(pool_size=2)
-    models = Models(database)
-
-    async def once() -> None:
-        await models.User.select().count()
-
-    async def create() -> None:
-        await database.create_tables(models.all)
-
-    asyncio.run(create())
-    for _ in range(5):
-        asyncio.run(once())
-    before = growth()
-    for _ in range(500 if SOAK else 50):
-        asyncio.run(once())
-    assert growth() == before
-    assert len(database.contexts._pools) <= 1

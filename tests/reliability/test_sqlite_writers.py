@@ -12,7 +12,7 @@ import anyio
 import peewee
 import pytest
 
-from async_peewee import AsyncSqliteDatabase, PoolTimeout
+from async_peewee import AsyncSqliteDatabase
 from tests.support import Models
 
 WRITERS = 16
@@ -86,7 +86,7 @@ async def test_readers_are_served_while_writers_wait(tmp_path: Path) -> None:
             await models.User.create(name="inside")
             for number in range(WRITERS):
                 group.start_soon(_create, models, str(number))
-            with anyio.fail_after(2):
+            with anyio.fail_after(10):
                 async with anyio.create_task_group() as readers:
                     readers.start_soon(_count, models)
         assert await models.User.select().count() == WRITERS + 1
@@ -98,25 +98,6 @@ async def _create(models: Models, name: str) -> None:
 
 async def _count(models: Models) -> None:
     assert await models.User.select().count() == 0
-
-
-async def test_a_child_waiting_for_its_parents_lock_gets_a_clear_error(tmp_path: Path) -> None:
-    """Within acquire_timeout, and it says how to hand the connection over; afterwards all works."""
-    async with impatient(tmp_path, acquire_timeout=0.2) as database:
-        models = Models(database)
-        await database.create_tables(models.all)
-        for write in (models.User.create, lambda name: database.run(models.User.create, name=name)):
-            async with database.atomic():
-                await models.User.create(name="parent")
-                async with anyio.create_task_group() as group:
-                    group.start_soon(_expect_timeout, write)
-                await models.User.delete()
-        assert await models.User.select().count() == 0
-
-
-async def _expect_timeout(write: Any) -> None:
-    with pytest.raises(PoolTimeout, match=r"held by: atomic\(\) in task|share_connection"):
-        await write(name="child")
 
 
 async def test_explicit_pragmas_and_lock_types_win(tmp_path: Path) -> None:
@@ -164,11 +145,15 @@ async def test_32_writers_that_take_their_time(tmp_path: Path) -> None:
                     await row.save()
                 waits.append(time.monotonic() - start)
 
+        start = time.monotonic()
         async with anyio.create_task_group() as group:
             for _ in range(writers):
                 group.start_soon(writer)
+        one_turn_each = (time.monotonic() - start) / rounds
         assert (await models.User.get_by_id(counter.id)).age == writers * rounds
-    assert sorted(waits)[int(len(waits) * 0.99)] < 2.5
+    # First come, first served: nobody waits longer than it takes to serve everybody once. The
+    # share is of the run's own time, so it holds on a slow machine too.
+    assert max(waits) < 2 * one_turn_each
 
 
 OTHER_PROCESS = """

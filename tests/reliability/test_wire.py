@@ -36,6 +36,11 @@ async def seen(proxy: Proxy) -> None:
     assert await anyio.to_thread.run_sync(proxy.seen.wait, 5)
 
 
+async def committed(server: Server) -> None:
+    """Wait until another connection sees the one row."""
+    await wait_until(lambda: server.query(f"SELECT count(*) FROM {server.name}.users") == [(1,)])
+
+
 async def test_commit_is_not_interrupted(
     through_proxy: Any, proxy: Proxy, server: Server, anyio_backend: Any
 ) -> None:
@@ -59,8 +64,8 @@ async def test_commit_is_not_interrupted(
                 await seen(proxy)
                 scope.cancel()
                 with anyio.CancelScope(shield=True):
-                    await anyio.sleep(0.3)
-                    assert server.query(f"SELECT count(*) FROM {server.name}.users") == [(1,)]
+                    await committed(server)
+                    await anyio.sleep(0.1)  # time for an interrupt, if there were one
                     assert after == []
                     proxy.replies.set()
         assert scope.cancelled_caught
@@ -129,6 +134,7 @@ async def test_a_statement_is_sent_once(through_proxy: Any, proxy: Proxy, server
 
         async def cut() -> None:
             await seen(proxy)
+            await committed(server)
             proxy.cut()
 
         async with anyio.create_task_group() as group:
@@ -140,7 +146,9 @@ async def test_a_statement_is_sent_once(through_proxy: Any, proxy: Proxy, server
         assert await models.User.select().count() == 1
 
 
-async def test_commit_whose_reply_is_lost_is_called_unknown(through_proxy: Any, proxy: Proxy) -> None:
+async def test_commit_whose_reply_is_lost_is_called_unknown(
+    through_proxy: Any, proxy: Proxy, server: Server
+) -> None:
     """The server has committed; the error says that this is unknown, and not that it was rolled back."""
     async with through_proxy as database:
         models = Models(database)
@@ -148,6 +156,7 @@ async def test_commit_whose_reply_is_lost_is_called_unknown(through_proxy: Any, 
 
         async def cut() -> None:
             await seen(proxy)
+            await committed(server)
             proxy.cut()
 
         async with anyio.create_task_group() as group:
@@ -162,10 +171,11 @@ async def test_commit_whose_reply_is_lost_is_called_unknown(through_proxy: Any, 
                 await anyio.sleep(0.01)
 
 
+@pytest.mark.parametrize("manner", ["is_deaf", "is_mute"])
 async def test_a_cancel_that_hangs_stops_neither_the_loop_nor_the_task(
-    through_proxy: Any, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    through_proxy: Any, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, manner: str
 ) -> None:
-    """The interrupt's own connection is never answered: the loop ticks, and after the grace it is cut."""
+    """The interrupt's own connection gets no answer, at first or later: the loop ticks, and it is cut."""
     monkeypatch.setattr(_worker, "GRACE", 0.5)
     gaps: list[float] = []
 
@@ -184,14 +194,14 @@ async def test_a_cancel_that_hangs_stops_neither_the_loop_nor_the_task(
             async with anyio.create_task_group() as calls:
                 calls.start_soon(aio, database.execute_sql("SELECT pg_sleep(30)"))
                 await seen(proxy)
-                proxy.is_deaf = True
+                setattr(proxy, manner, True)
                 start = time.monotonic()
                 scope.cancel()
         took = time.monotonic() - start
-        proxy.is_deaf = False
+        setattr(proxy, manner, False)
         proxy.replies.set()
-        assert took < 4
-        assert max(gaps) < 0.25
+        assert took < 10
+        assert max(gaps) < 1  # psycopg2's own cancel() would stop the loop for as long as it hangs
         await wait_until(lambda: database.stats().busy == 0)
         assert (await database.execute_sql("SELECT 42")).fetchone() == (42,)
         group.cancel_scope.cancel()

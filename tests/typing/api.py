@@ -14,8 +14,8 @@ import peewee
 from peewee import fn
 from typing_extensions import assert_type
 
-from async_peewee import aio, prefetch
-from tests.typing.schema import Group, Tweet, User
+from async_peewee import AsyncTable, aio, prefetch
+from tests.typing.schema import Group, Tweet, User, db
 
 if TYPE_CHECKING:
     from async_peewee import AsyncModelSelect, Rows
@@ -178,3 +178,13 @@ async def changing() -> None:
 async def rows_of(query: AsyncModelSelect[User]) -> AsyncIterator[User]:
     async for user in query:
         yield user
+
+
+async def tables_without_a_model() -> None:
+    users = AsyncTable("users", ("id", "name")).bind(db)
+    assert_type([row async for row in users.select()], list[dict[str, Any]])
+    assert_type(await users.select().tuples(), "Rows[tuple[Any, ...]]")
+    assert_type(await users.update(name="x"), int)
+    assert_type(await users.delete(), int)
+    assert_type(await users.select().count(), int)
+    await users.insert(name="x")

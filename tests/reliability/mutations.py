@@ -1,0 +1,231 @@
+"""Take each guard out of a copy of the package, and see the test that is there for it fail.
+
+    python tests/reliability/mutations.py [name ...]
+
+Not collected by pytest: it runs pytest itself, once for each mutation, on a copy. A mutation
+that no test notices, or an edit that does not fit the source any more, ends it with an error.
+"""
+
+# ruff: noqa: E501  (an edit shows best in one line)
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@dataclass
+class Mutation:
+    """An edit that removes one guard, and the tests of which one must fail."""
+
+    guard: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTATIONS = [
+    Mutation(
+        "generation check",
+        "_worker.py",
+        "            if self._job is not job:\n                return\n",
+        "            if self._job is None:\n                return\n",
+        "tests/test_worker.py -k interrupt",
+    ),
+    Mutation(
+        "interrupt under the guard",
+        "_worker.py",
+        "        with self._guard:\n            if self._job is not job:\n                return\n            if kill:",
+        "        with self._guard:\n            if self._job is not job:\n                return\n        if True:\n            if kill:",
+        "tests/test_worker.py -k interrupt",
+    ),
+    Mutation(
+        "shielded rollback",
+        "_contexts.py",
+        "    with anyio.CancelScope(shield=True):\n        await pool.run(job, shielded=True)",
+        "    await pool.run(job)",
+        "tests/reliability/test_cancellation.py -k leaving_a_cancelled_block",
+    ),
+    Mutation(
+        "COMMIT is not interrupted",
+        "_state.py",
+        "        with worker.uninterrupted():\n            try:\n                super().commit()",
+        "        if True:\n            try:\n                super().commit()",
+        "tests/reliability/test_wire.py -k 'explicit_commit'",
+    ),
+    Mutation(
+        "never-retry rule",
+        "_state.py",
+        '            if _is_lost(driver, error):\n                raise _explain_loss(error, driver, "a statement") from error\n',
+        "            if _is_lost(driver, error):\n                driver.ready(worker.check_interrupted)\n"
+        "                return super()._execute_cursor(sql, params, **options)  # type: ignore[misc]\n",
+        "tests/reliability/test_wire.py -k sent_once",
+    ),
+    Mutation(
+        "write gate",
+        "_gate.py",
+        "            if not self._held:\n",
+        "            if True:\n",
+        "tests/reliability/test_sqlite_writers.py -k queue",
+    ),
+    Mutation(
+        "fork guard",
+        "_fork.py",
+        "    os.register_at_fork(after_in_child=forget_in_child)",
+        "    pass",
+        "tests/reliability/test_fork.py -k 'psycopg2 or gate'",
+    ),
+    Mutation(
+        "dead-transaction guard",
+        "_driver.py",
+        "        if self.dead:\n            raise",
+        "        if False:\n            raise",
+        "tests/reliability/test_cancellation.py tests/reliability/test_dead_transactions.py -k 'half_transaction or refused or dead'",
+    ),
+    Mutation(
+        "dead after an error inside a function",
+        "_state.py",
+        "            driver.note_job_end()\n            raise\n",
+        "            raise\n",
+        "tests/reliability/test_dead_transactions.py -k sqlite",
+    ),
+    Mutation(
+        "dead after a deadlock",
+        "_drivers.py",
+        "ROLLED_BACK = (1213,)",
+        "ROLLED_BACK = ()",
+        "tests/reliability/test_dead_transactions.py -k pymysql",
+    ),
+    Mutation(
+        "control returns when the worker is free, not earlier",
+        "_pool.py",
+        "        return dropped\n",
+        "        return True\n",
+        "tests/reliability/test_cancellation.py -k waited_for",
+    ),
+    Mutation(
+        "a worker is freed when its thread is, not earlier",
+        "_pool.py",
+        "            job.worker.cancel(job)\n        return dropped\n",
+        "            self._crew.workers.discard(job.worker)\n            job.worker.cancel(job)\n        return True\n",
+        "tests/reliability/test_cancellation.py -k 'fifteen and psycopg2'",
+    ),
+    Mutation(
+        "a run that ends waits for its workers",
+        "_crew.py",
+        "        worker.gone = anyio.Event()\n        await wait_to_the_end(worker.gone)\n",
+        "",
+        "tests/test_crew.py",
+    ),
+    Mutation(
+        "first free, then answered",
+        "_worker.py",
+        "        following = self._pool.finish(self, job)\n        self._pool.reply(job)\n",
+        "        self._pool.reply(job)\n        time.sleep(0.01)\n        following = self._pool.finish(self, job)\n",
+        "tests/reliability/test_queue.py tests/reliability/test_cancellation.py",
+    ),
+    Mutation(
+        "orphans of tasks that are kept",
+        "_contexts.py",
+        "            call_at_end(task, self._left_behind)\n",
+        "",
+        "tests/reliability/test_orphans.py -k 'kept and sqlite'",
+    ),
+    Mutation(
+        "orphans of tasks that are gone",
+        "_pins.py",
+        "        self._finalizer = weakref.finalize(task, reclaim, self)\n",
+        "        self._finalizer = weakref.finalize(task, lambda pin: None, self)\n",
+        "tests/reliability/test_orphans.py -k 'ends_inside and trio and sqlite'",
+    ),
+    Mutation(
+        "a block is undone when it was cancelled on entry",
+        "_contexts.py",
+        "                await _finish(pool, Job(undo, label, worker=job.worker, unpin=True))\n            raise",
+        "                pass\n            raise",
+        "tests/reliability/test_orphans.py -k 'just_entered and sqlite'",
+    ),
+    Mutation(
+        "a bound for one attempt to connect",
+        "_connecting.py",
+        '    return {"connect_timeout": ATTEMPT, **parameters} if has_server and not is_bound else parameters\n',
+        "    return parameters\n",
+        "tests/reliability/test_connecting.py -k 'says_nothing_end and psycopg2 and asyncio'",
+    ),
+    Mutation(
+        "connecting one at a time",
+        "_database.py",
+        "        self._lock = contextlib.nullcontext()\n",
+        "",
+        "tests/reliability/test_connecting.py -k 'says_nothing_end and psycopg3 and asyncio'",
+    ),
+    Mutation(
+        "a cut statement ends on the server",
+        "_drivers.py",
+        "            self._watches = bool(cursor.fetchall())\n",
+        "            self._watches = False\n",
+        "tests/reliability/test_connecting.py -k 'was_cut and psycopg2 and asyncio'",
+    ),
+    Mutation(
+        "jitter of max_lifetime",
+        "_driver.py",
+        "random.uniform(SHORTEST_LIFE, 1.0)",
+        "1.0",
+        "tests/reliability/test_connecting.py -k 'burst and psycopg2 and asyncio'",
+    ),
+    Mutation(
+        "session reset",
+        "_driver.py",
+        "        if self.is_dirty and not",
+        "        if False and not",
+        "tests/reliability/test_hygiene.py -k 'session_state and asyncio'",
+    ),
+]
+
+
+def survives(mutation: Mutation) -> bool:
+    """Return True if no test notices the mutation; print what the first that does says."""
+    with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
+        copy = Path(folder) / "copy"
+        ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache")
+        shutil.copytree(ROOT, copy, ignore=ignored)
+        path = copy / "async_peewee" / mutation.file
+        source = path.read_text()
+        if source.count(mutation.old) != 1:
+            sys.exit(
+                f"{mutation.guard}: the edit fits {source.count(mutation.old)} places of {mutation.file}"
+            )
+        path.write_text(source.replace(mutation.old, mutation.new))
+        command = (
+            f"{sys.executable} -m pytest -x -q -p no:cacheprovider --tb=line -m 'not slow' {mutation.tests}"
+        )
+        try:
+            done = subprocess.run(command, shell=True, cwd=copy, capture_output=True, text=True, timeout=90)
+        except subprocess.TimeoutExpired:
+            print(f"  {mutation.tests}: hangs")
+            return False
+        lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR", "E  "))]
+        print(*[f"  {line}" for line in lines[:3]], sep="\n", flush=True)
+        return done.returncode == 0
+
+
+def main(names: list[str]) -> None:
+    chosen = [mutation for mutation in MUTATIONS if not names or mutation.guard in names]
+    survivors = []
+    for mutation in chosen:
+        print(mutation.guard, flush=True)
+        if survives(mutation):
+            survivors.append(mutation.guard)
+    if survivors or not chosen:
+        sys.exit(f"no test notices: {', '.join(survivors) or 'nothing was chosen'}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

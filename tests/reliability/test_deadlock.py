@@ -1,0 +1,104 @@
+"""Deadlocks by design: everybody holds a worker and wants another. An error with names, never a hang."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+
+from async_peewee import PoolTimeout
+from tests.support import Maker, Models, wait_until
+
+# Of SQLite's blocks only those without the write lock can be open two at a time.
+BLOCKS = {"sqlite": "connection_context", "psycopg2": "atomic", "psycopg3": "atomic", "pymysql": "atomic"}
+
+
+async def test_all_workers_pinned_and_each_wanting_another(make_database: Maker) -> None:
+    """PoolTimeout names the size, those who wait, and each holder's task and age; later calls work."""
+    spelling = BLOCKS[make_database.kind]
+    async with make_database(pool_size=2, acquire_timeout=0.3) as database:
+        inside: list[str] = []
+        errors: list[str] = []
+
+        async def child() -> None:
+            with pytest.raises(PoolTimeout) as caught:
+                await database.execute_sql("SELECT 1")
+            errors.append(str(caught.value))
+
+        async def holder() -> None:
+            async with getattr(database, spelling)():
+                inside.append("in")
+                await wait_until(lambda: len(inside) == 2)
+                async with anyio.create_task_group() as group:
+                    group.start_soon(child)
+                # Nobody leaves early: that would free a worker for the other's child.
+                await wait_until(lambda: len(errors) == 2)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(holder, name="Ann")
+            group.start_soon(holder, name="Bob")
+        assert len(errors) == 2
+        for name in ("Ann", "Bob"):
+            assert f"{spelling}() in task '{name}' for 0." in errors[0]
+        assert "became free within 0.3 s: pool size 2, 2 waiting, held by:" in errors[0]
+        assert (await database.execute_sql("SELECT 42")).fetchone() == (42,)
+
+
+@pytest.mark.parametrize("make_database", ["sqlite"], indirect=True)
+async def test_a_child_that_waits_for_its_parents_write_lock(make_database: Maker) -> None:
+    """A call and a function on a worker: each error names the parent, and says what to write instead."""
+    async with make_database(acquire_timeout=0.2) as database:
+        models = Models(database)
+        await database.create_tables(models.all)
+        errors: list[str] = []
+
+        async def child(write: Any) -> None:
+            with pytest.raises(PoolTimeout) as caught:
+                await write("child")
+            errors.append(str(caught.value))
+
+        async def parent() -> None:
+            async with database.atomic(), anyio.create_task_group() as group:
+                await models.User.create(name="parent")
+                group.start_soon(child, lambda name: models.User.create(name=name))
+                group.start_soon(child, lambda name: database.run(models.User.create, name=name))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(parent, name="the parent")
+        assert len(errors) == 2
+        assert all("held by: atomic() in task 'the parent' for 0." in error for error in errors)
+        assert any("share_connection()" in error for error in errors)
+        assert [user.name for user in await models.User.select()] == ["parent"]
+
+
+async def test_a_childs_statements_are_outside_and_a_handed_over_connection_is_inside(
+    make_database: Maker,
+) -> None:
+    """Two children at once: one sees nothing of the transaction; the other's row goes with it, in order."""
+    async with make_database(pool_size=3) as database:
+        models = Models(database)
+        await database.create_tables(models.all)
+        seen: dict[str, list[str]] = {}
+
+        async def outside() -> None:
+            assert not database.in_transaction()
+            seen["outside"] = [user.name for user in await models.User.select()]
+
+        async def inside(connection: Any) -> None:
+            async with connection:
+                for number in range(20):
+                    await models.User.create(name=f"child {number}")
+                seen["inside"] = [user.name for user in await models.User.select()]
+
+        with pytest.raises(ValueError, match="roll back"):
+            async with database.atomic():
+                async with anyio.create_task_group() as group:
+                    group.start_soon(outside)
+                    group.start_soon(inside, database.share_connection())
+                    for number in range(20):
+                        await models.User.create(name=f"parent {number}")
+                raise ValueError("roll back")
+        assert seen["outside"] == []
+        assert {f"child {number}" for number in range(20)} <= set(seen["inside"])
+        assert await models.User.select().count() == 0
