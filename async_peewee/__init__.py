@@ -19,8 +19,20 @@ from ._errors import PoolTimeout as PoolTimeout
 from ._errors import TransactionFinished as TransactionFinished
 from ._models import AsyncModel as AsyncModel
 from ._prefetch import prefetch as prefetch
+from ._proxy import AsyncDatabaseProxy as AsyncDatabaseProxy
 from ._queries import AsyncTable as AsyncTable
 from ._stats import PoolStats as PoolStats
+from ._urls import connect as connect
+
+if TYPE_CHECKING:  # made when they are asked for, since each needs a driver of its own
+    from ._typed_optional import AsyncAPSWDatabase as AsyncAPSWDatabase
+    from ._typed_optional import AsyncCockroachDatabase as AsyncCockroachDatabase
+    from ._typed_optional import AsyncCySqliteDatabase as AsyncCySqliteDatabase
+    from ._typed_optional import AsyncMariaDBConnectorDatabase as AsyncMariaDBConnectorDatabase
+    from ._typed_optional import AsyncMySQLConnectorDatabase as AsyncMySQLConnectorDatabase
+    from ._typed_optional import AsyncSqlCipherDatabase as AsyncSqlCipherDatabase
+else:
+    from ._optional import optional_class as __getattr__  # noqa: F401  # Python calls it
 
 if TYPE_CHECKING:  # names for annotations; when the program runs, Peewee makes the classes as it goes
     from ._typed_queries import AsyncManyToManyQuery as AsyncManyToManyQuery
@@ -29,6 +41,7 @@ if TYPE_CHECKING:  # names for annotations; when the program runs, Peewee makes 
 
 __all__ = [
     "AsyncDatabase",
+    "AsyncDatabaseProxy",
     "AsyncModel",
     "AsyncMySQLDatabase",
     "AsyncPostgresqlDatabase",
@@ -45,6 +58,7 @@ __all__ = [
     "TransactionFinished",
     "aio",
     "blocking",
+    "connect",
     "prefetch",
 ]
 

@@ -70,7 +70,9 @@ def connect_once(database: Any, connect: Callable[[], Any]) -> Any:
     any answer, which is without end.
     """
     module: Any = vars(peewee).get("mysql")
-    is_pymysql = isinstance(database, peewee.MySQLDatabase) and getattr(module, "__name__", "") == "pymysql"
+    # Not where a class of the user's or playhouse's connects by itself, to another driver.
+    is_peewees = getattr(connect, "__func__", None) is peewee.MySQLDatabase.__dict__["_connect"]
+    is_pymysql = is_peewees and getattr(module, "__name__", "") == "pymysql"
     if not is_pymysql or "read_timeout" in database.connect_params:
         return connect()
     patience = database.connect_params.get("connect_timeout") or ATTEMPT

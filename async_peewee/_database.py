@@ -24,9 +24,9 @@ from ._calls import (
 )
 from ._connecting import bound_attempts, connect_once
 from ._contexts import ConnectionContexts, SharedConnection
-from ._driver import ConnectionDriver
 from ._dual import WRITES, install_dual, refuse_bind_ctx, refuse_peewee
 from ._errors import ConfigurationError
+from ._families import check_class, family_of
 from ._fork import forget_connection
 from ._pins import current_driver
 from ._registrations import install_registrations
@@ -85,10 +85,9 @@ class AsyncDatabase(TypedDatabase):
     deferred: bool
     autoconnect: bool
 
-    driver_class: Callable[..., ConnectionDriver] = ConnectionDriver
-
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        check_class(cls, AsyncDatabase)
         if issubclass(cls, peewee.SqliteDatabase):
             install_registrations(cls)
         install_dual(cls, DATABASE_METHODS, _pend_database)
@@ -98,7 +97,8 @@ class AsyncDatabase(TypedDatabase):
         settings = PoolSettings.resolve(**{name: kwargs.pop(name, None) for name in SETTINGS})
         if kwargs.get("thread_safe") is False:
             raise ConfigurationError("thread_safe=False is not valid: each worker is a thread")
-        self.contexts = ConnectionContexts(settings, self._make_driver)
+        self.family = family_of(self)
+        self.contexts = ConnectionContexts(settings, self.family.make_driver)
         # Changes with each init(): a connection of an earlier one is replaced.
         self.generation = object()
         # Changes with each function and the like that is registered on an SQLite database.
@@ -113,7 +113,9 @@ class AsyncDatabase(TypedDatabase):
         """Set or change what the database connects to; Peewee's own, while the pool is closed."""
         if self.contexts.is_open():
             raise peewee.InterfaceError("init() while the pool is open; write first: await db.close()")
-        super().init(database, *args, **bound_attempts(self, database, kwargs))
+        target = self.family.check_target(database)
+        super().init(target, *args, **bound_attempts(self, target, kwargs))
+        self.family.prepare()
         self.generation = object()
         self.statements = Statements(self._classify)
         self.contexts.name = self._display_name()
@@ -129,9 +131,6 @@ class AsyncDatabase(TypedDatabase):
         """Return a name for messages: never a URL, which may hold a password."""
         name = str(self.database)
         return type(self).__name__ if "://" in name or "=" in name else f"{type(self).__name__}({name!r})"
-
-    def _make_driver(self) -> ConnectionDriver:
-        return self.driver_class(self, self.contexts.settings)
 
     def __repr__(self) -> str:
         stats = self.stats()
@@ -305,17 +304,13 @@ class AsyncDatabase(TypedDatabase):
         """Hand this task's block to another task, which enters it with `async with`."""
         return self.contexts.share()
 
-    def begin_writes(self, *args: Any, **kwargs: Any) -> bool:
-        """Return True if a transaction begun so is a writer from its first moment."""
-        return False
-
 
 def _pend_database(
     database: Any, name: str, native: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> PendingCall[Any]:
     function = sealed(native, database, *args, **kwargs)
     writes = name in WRITES or (
-        name == "execute_sql" and database.may_write(args[0] if args else kwargs["sql"])
+        name == "execute_sql" and database.family.may_write(args[0] if args else kwargs["sql"])
     )
     return call_on_worker(f"db.{name}", database.contexts, function, writes=writes)
 

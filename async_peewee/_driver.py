@@ -44,7 +44,7 @@ def close_quietly(close: Callable[[], None]) -> None:
 
 
 class Driver(Protocol):
-    """What a worker needs from its connection; `_drivers` has one for each database."""
+    """What a worker needs from its connection; `_drivers_*` has one for each database."""
 
     # Peewee's state of the worker's thread: closed, transactions, callbacks.
     state: dict[str, Any]
@@ -271,7 +271,9 @@ class ConnectionDriver:
     def answers(self) -> bool:
         """Ask the database for a sign of life."""
         try:
-            self.connection.cursor().execute("SELECT 1")
+            cursor = self.connection.cursor()
+            cursor.execute("SELECT 1")
+            cursor.fetchall()  # some drivers refuse the next statement before it
         except Exception:
             return False
         return True

@@ -127,13 +127,20 @@ def pend_method(
 # gate on its worker.
 WRITES = frozenset(
     "create save delete_instance bulk_create bulk_update set_by_id delete_by_id "
-    "create_table drop_table truncate_table create_tables drop_tables".split()
+    "create_table drop_table truncate_table create_tables drop_tables rekey".split()
 )
 
 
+def refuse_async(function: Callable[..., Any], what: str) -> None:
+    """Raise TypeError for a coroutine function where a worker is to run it as a whole."""
+    if inspect.iscoroutinefunction(function):
+        name = getattr(function, "__qualname__", repr(function))
+        raise TypeError(f"{what} is for plain functions, which it runs on a worker; {name} is async already")
+
+
 def refuse_bind_ctx() -> None:
-    """Raise InterfaceError on the loop's thread, where bind_ctx() would reach other tasks."""
-    if on_loop_thread():
+    """Raise InterfaceError on the loop's thread and on workers, where bind_ctx() would reach other tasks."""
+    if on_loop_thread() or here.worker is not None:
         raise peewee.InterfaceError(
             "bind_ctx() binds the models for every task of the process, and another task's row would land in "
             "the wrong database; write: query.execute(database), or db.bind(models) once, at the start"

@@ -78,4 +78,6 @@ def require_task() -> Any:
 def current_driver(database: Any) -> ConnectionDriver | None:
     """Return the driver of the worker whose thread this is, None on another thread or database."""
     worker = here.worker
+    if isinstance(database, peewee.Proxy):
+        database = database.obj
     return worker.driver if worker is not None and worker.database is database else None  # type: ignore[return-value]

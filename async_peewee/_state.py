@@ -15,6 +15,7 @@ from ._calls import guard, on_loop_thread
 from ._contexts import ConnectionContexts
 from ._driver import StreamRequest
 from ._dual import is_peewee
+from ._families import Family
 from ._pins import current_driver
 from ._statements import Statement, Statements
 from ._worker import Worker, here
@@ -31,6 +32,7 @@ class TaskState:
 
     contexts: ConnectionContexts
     statements: Statements
+    family: Family
     get_sql_context: Any
     _state: Any
 
@@ -155,19 +157,20 @@ class TaskState:
         worker.driver.begin_statement()
         if statement.leaves_traces:
             worker.driver.is_dirty = True
+        if statement.may_write and worker.held_gate is None:
+            self.family.enter_gate(worker)
 
     def _classify(self, sql: str, is_generated: bool) -> Statement:
         driver = current_driver(self)
         assert driver is not None
         return Statement(
-            driver.leaves_traces(sql, is_generated), self.may_write(sql), driver.expected_seconds
+            driver.leaves_traces(sql, is_generated), self.family.may_write(sql), driver.expected_seconds
         )
 
-    def may_write(self, sql: str) -> bool:
-        """Return True if a statement may need the one writer's place that the database has."""
-        return False
-
     def begin(self, *args: Any, **kwargs: Any) -> Any:
+        worker = here.worker
+        if worker is not None and worker.database is self and self.family.begin_writes(*args, **kwargs):
+            self.family.enter_gate(worker)
         return self._control("BEGIN", super().begin, *args, **kwargs)  # type: ignore[misc]
 
     def commit(self) -> None:

@@ -11,17 +11,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import peewee
 import pytest
 
 from async_peewee import AsyncSqliteDatabase
+from tests.kinds import IMPORTABLE
 from tests.support import Maker, Models, MySQLServer, Server, worker_threads
 
 # Set where every real component is in place: a skipped test then fails the run.
 NO_SKIPS_VARIABLE = "ASYNC_PEEWEE_TEST_NO_SKIPS"
-
-# Set to have the MySQL tests use mysqlclient instead of PyMySQL, which Peewee prefers.
-MYSQLCLIENT_VARIABLE = "ASYNC_PEEWEE_TEST_MYSQLCLIENT"
 
 # A URL of a MySQL or MariaDB to test on; without it, root without a password on this machine.
 MYSQL_VARIABLE = "ASYNC_PEEWEE_TEST_MYSQL"
@@ -91,17 +88,18 @@ def mysql_server(mysql_parameters: dict[str, Any]) -> Iterator[MySQLServer]:
     server.close()
 
 
-if os.environ.get(MYSQLCLIENT_VARIABLE):
-    import MySQLdb.cursors
-
-    vars(peewee)["mysql"] = MySQLdb
-
 KINDS = ["sqlite", "psycopg2", "psycopg3", "pymysql"]
 
 
 @pytest.fixture(params=KINDS)
 def make_database(request: pytest.FixtureRequest, tmp_path: Path) -> Maker:
     """Return what makes databases; the test runs on each kind."""
+    return Maker(request.param, request, tmp_path)
+
+
+@pytest.fixture(params=IMPORTABLE)
+def make_any(request: pytest.FixtureRequest, tmp_path: Path) -> Maker:
+    """Return what makes databases; the test runs on every driver that is at hand."""
     return Maker(request.param, request, tmp_path)
 
 

@@ -16,10 +16,8 @@ import pytest
 from async_peewee import (
     AsyncDatabase,
     AsyncModel,
-    AsyncMySQLDatabase,
-    AsyncPostgresqlDatabase,
-    AsyncSqliteDatabase,
 )
+from tests.kinds import ALL, class_of
 
 
 class Server:
@@ -110,20 +108,20 @@ class Maker:
         self.kind = kind
         self.path = tmp_path / "test.db"
         self.server: Server | MySQLServer | None = None
-        if kind == "pymysql":
+        self.family = ALL[kind].family
+        pytest.importorskip(ALL[kind].module)
+        if self.family == "mysql":
             self.server = request.getfixturevalue("mysql_server")
-        elif kind != "sqlite":
-            pytest.importorskip("psycopg" if kind == "psycopg3" else "psycopg2")
+        elif self.family == "postgresql":
             self.server = request.getfixturevalue("server")
 
     def __call__(self, **settings: Any) -> Any:
         """Return an asynchronous database."""
+        database_class, options = class_of(self.kind), {**ALL[self.kind].options, **settings}
         if self.server is None:
-            return AsyncSqliteDatabase(self.path, **settings)
-        options = {**self.server.connect_params(), **settings}
-        if isinstance(self.server, MySQLServer):
-            return AsyncMySQLDatabase(self.server.name, **options)
-        return AsyncPostgresqlDatabase(self.server.url, prefer_psycopg3=self.kind == "psycopg3", **options)
+            return database_class(self.path if self.kind == "sqlite" else str(self.path), **options)
+        target = self.server.name if isinstance(self.server, MySQLServer) else self.server.url
+        return database_class(target, **{**self.server.connect_params(), **options})
 
     def plain(self) -> Any:
         """Return Peewee's own synchronous database on the same data."""
@@ -179,9 +177,10 @@ COUNT = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i 
 
 def slow_sql(kind: str, seconds: float) -> str:
     """Return a statement that runs for about so many seconds on a database of that kind."""
-    if kind == "sqlite":
+    family = ALL[kind].family
+    if family == "sqlite":
         return COUNT.format(int(seconds * 4_000_000))
-    return f"SELECT sleep({seconds})" if kind == "pymysql" else f"SELECT pg_sleep({seconds})"
+    return f"SELECT sleep({seconds})" if family == "mysql" else f"SELECT pg_sleep({seconds})"
 
 
 async def wait_until(condition: Any, seconds: float = 5.0) -> None:

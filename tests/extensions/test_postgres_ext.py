@@ -19,7 +19,7 @@ from playhouse.postgres_ext import (
     TSVectorField,
 )
 
-from async_peewee import AsyncDatabase, AsyncModel, AsyncPostgresqlDatabase, BlockingCallError
+from async_peewee import AsyncDatabase, AsyncModel, BlockingCallError
 from async_peewee.postgres_ext import AsyncPostgresqlExtDatabase
 from tests.extensions.support import WORKERS, on_every_worker
 from tests.support import Server
@@ -29,8 +29,6 @@ ROWS = 250
 
 class TwoLines(AsyncDatabase, PostgresqlExtDatabase):
     """The class that a user writes without ours; it lacks what AsyncPostgresqlDatabase adds."""
-
-    _make_driver = AsyncPostgresqlDatabase._make_driver
 
 
 def make_database(server: Server, kind: str, **options: Any) -> Any:

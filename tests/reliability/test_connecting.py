@@ -104,7 +104,7 @@ async def test_a_statement_whose_connection_was_cut_ends_on_the_server(
     if int(server.query("SHOW server_version_num")[0][0]) < 140000:
         return  # it cannot notice
     monkeypatch.setattr(_worker, "GRACE", 0.1)
-    driver_class = type(models.database._make_driver())
+    driver_class = type(models.database.family.make_driver())
     monkeypatch.setattr(driver_class, "stop_statement", lambda driver: None)
     await models.database.execute_sql("SET a.b = '1'")  # so that the session has been reset once
     sql = "INSERT INTO users (name, age) SELECT 'late', 0 FROM pg_sleep(30)"
