@@ -216,7 +216,8 @@ class ConnectionDriver:
 
     def begin_statement(self) -> None:
         """Prepare for a statement; refuse it in a dead transaction."""
-        self.check_alive()
+        if self.dead:
+            self.check_alive()
 
     def check_alive(self) -> None:
         """Refuse a statement in a dead transaction: outside of it, it would be committed at once."""

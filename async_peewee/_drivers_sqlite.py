@@ -37,7 +37,8 @@ class SqliteDriver(ConnectionDriver):
 
     def begin_statement(self) -> None:
         super().begin_statement()
-        self.catch_up()
+        if self._loaded.is_behind():
+            self.catch_up()
 
     def catch_up(self) -> None:
         """Load into the connection what was registered on the database since."""
@@ -50,7 +51,10 @@ class SqliteDriver(ConnectionDriver):
         self._loaded.change(self.connection, method)
 
     def in_transaction(self) -> bool:
-        return not self.state["closed"] and not self.is_lost() and bool(self.connection.in_transaction)
+        try:
+            return not self.state["closed"] and bool(self.connection.in_transaction)
+        except Exception:  # see is_lost()
+            return False
 
     def is_lost(self) -> bool:
         # Closed by user code; sqlite3, sqlcipher3 and APSW tell in no other way, each by an

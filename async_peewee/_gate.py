@@ -35,10 +35,6 @@ class WriteGate:
     def is_held(self) -> bool:
         return self._held
 
-    @property
-    def is_wanted(self) -> bool:
-        return bool(self._waiting)
-
     def enter(self, grant: Grant) -> bool:
         """Return True if the gate is the caller's now; else call `grant` when it is.
 

@@ -121,12 +121,16 @@ class AsyncManyToManyAccessor(peewee.ManyToManyFieldAccessor):
         super().__set__(instance, value)
 
 
+def _table(metadata: Any) -> Any:
+    # Asked for several times for each query, so it is adopted only when it is made.
+    made = metadata._table
+    return made if made is not None else adopt(peewee.Metadata.table.__get__(metadata))
+
+
 class AsyncMetadata(peewee.Metadata):
     """Metadata that gives the model's fields the accessors above, the fields that come late too."""
 
-    table = vars(peewee.Metadata)["table"].getter(
-        lambda self: adopt(vars(peewee.Metadata)["table"].__get__(self))
-    )
+    table = vars(peewee.Metadata)["table"].getter(_table)
 
     def add_field(self, field_name: str, field: Any, set_attribute: bool = True) -> None:
         # On the field, not on its class: plain models use the same classes.

@@ -115,7 +115,7 @@ class WorkerPool:
                 self._turnstile.take(worker)
                 worker.turn.release()
                 continue
-            job = self._choose(finisher)
+            job = self._choose()
             if job is None:
                 return None
             self._turnstile.take(job.worker)
@@ -124,12 +124,12 @@ class WorkerPool:
             job.worker.inbox.put(job)
         return None
 
-    def _choose(self, finisher: Worker | None) -> Job | None:
+    def _choose(self) -> Job | None:
         """Return the next job, with its worker: by turns from the blocks and from the queue."""
         self._placed_are_next = not self._placed_are_next
         if self._placed_are_next:
-            return self._next_placed() or self._next_queued(finisher)
-        return self._next_queued(finisher) or self._next_placed()
+            return self._next_placed() or self._next_queued()
+        return self._next_queued() or self._next_placed()
 
     def _next_placed(self) -> Job | None:
         while self._placed:
@@ -140,27 +140,23 @@ class WorkerPool:
                 return job
         return None
 
-    def _next_queued(self, finisher: Worker | None) -> Job | None:
+    def _next_queued(self) -> Job | None:
         while self._crew.idle and (job := self._queue.pop()) is not None:
-            if self._may_start(job, finisher):
+            if self._may_start(job):
                 self._assign(job, self._crew.idle.pop())
                 return job
         return None
 
-    def _may_start(self, job: Job, finisher: Worker | None) -> bool:
+    def _may_start(self, job: Job) -> bool:
         """Return True if a worker that is free may have the job; False: it waits at the write gate.
 
         A job takes the gate only together with a worker. One that held it in the queue
         would wait for workers that wait for the gate.
         """
-        if job.gate is None:
-            return True
-        takes_over = (
-            finisher is not None and finisher is self._crew.idle[-1] and finisher.held_gate is job.gate
-        )
-        job.holds_gate = takes_over or job.gate.enter(partial(self._admit, job))
-        job.at_gate = not job.holds_gate
-        return job.holds_gate
+        if job.gate is not None:
+            job.holds_gate = job.gate.enter(partial(self._admit, job))
+            job.at_gate = not job.holds_gate
+        return not job.at_gate
 
     def _admit(self, job: Job) -> bool:
         """Place a job that waited at the gate, on the thread of the writer before it.
@@ -283,20 +279,28 @@ class WorkerPool:
             if not worker.pinned:
                 worker.holder = None
                 self._crew.rest(worker)
+        if worker.held_gate is not None:
+            # While it has the turn and is the first of the idle: the next writer gets both.
+            worker.leave_gate()
+        following, batch = self._go_on(worker)
+        if job.finished is not None:
+            job.finished.set()
+        self._replies.send(job, batch)
+        return following
+
+    def _go_on(self, worker: Worker) -> tuple[Job | None, int]:
+        """Return the next job for a worker, and how many replies may wait for one another meanwhile."""
+        with self._lock:
             self._turnstile.leave(worker)
             following = self._dispatch(worker)
-            # The worker is busy with the next job, or another one is: its reply wakes the loop.
             # As many as wait still: then the loop gives out new jobs while these are done.
             may_wait = self._looks and not self._turnstile.is_free
             batch = min(self._queue.waiting + len(self._placed), BATCH) if may_wait else 0
             self._replies_wait = self._replies_wait or batch > 0
             must_grow = self._may_grow()
-        if job.finished is not None:
-            job.finished.set()
         if must_grow:
             self.loop.wake(self._grow)
-        self._replies.send(job, batch)
-        return following
+        return following, batch
 
     def step_aside(self, worker: Worker) -> None:
         """Pass the turn on: its worker is going to wait."""

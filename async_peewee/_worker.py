@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import anyio
@@ -145,14 +145,9 @@ class Worker:
             self._note_gate(job.gate)
         self._run(job)
         self._clean_up(job)
-        if self.held_gate is not None and self.held_gate.is_wanted:
-            self._leave_gate_when_done()
         # First free, then answered: when control returns to the caller, the worker that
-        # served it can be had again. The next writer may take over the gate with the worker.
-        following = self._pool.finish(self, job)
-        if self.held_gate is not None and (following is None or not following.holds_gate):
-            self._leave_gate_when_done()
-        return following
+        # served it can be had again.
+        return self._pool.finish(self, job)
 
     def _run(self, job: Job) -> None:
         function, job.function = job.function, None
@@ -164,8 +159,7 @@ class Worker:
                 self._check_pin(job)
             # A held connection that was lost is closed when its holder has been told so.
             if not self.pinned or self.driver.state.get("closed"):
-                with self.aside(self.driver.opens_slowly()):
-                    self.driver.ready(self.check_interrupted)
+                self._make_ready()
             assert function is not None
             job.result = job.context.run(function)
         except StopIteration as error:
@@ -180,6 +174,13 @@ class Worker:
             self.progress += 1
             # Whatever the function held (a cursor in a query) is let go on this thread.
             del function
+
+    def _make_ready(self) -> None:
+        if self.driver.opens_slowly():
+            with self.aside():
+                self.driver.ready(self.check_interrupted)
+        else:
+            self.driver.ready(self.check_interrupted)
 
     def _check_pin(self, job: Job) -> None:
         # Its block has ended before it: here it would be committed on its own.
@@ -249,15 +250,13 @@ class Worker:
                 self._job = job
 
     @contextmanager
-    def aside(self, is_long: bool = True) -> Iterator[None]:
-        """Let another worker have the turn while this one waits inside, if that takes long."""
-        if is_long:
-            self._pool.step_aside(self)
+    def aside(self) -> Iterator[None]:
+        """Let another worker have the turn while this one waits inside."""
+        self._pool.step_aside(self)
         try:
             yield
         finally:
-            if is_long:
-                self._come_back()
+            self._come_back()
 
     def ask(self, statement: Statement, execute: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """Run a statement; another worker has the turn meanwhile if it is expected to take long."""
@@ -290,7 +289,7 @@ class Worker:
         if self.held_gate is not None:
             return True
         job = self._job
-        with self.aside(gate.is_held):
+        with self.aside() if gate.is_held else nullcontext():
             entered = gate.enter_blocking(timeout, lambda: job is not None and job.interrupted)
         if not entered:
             self.check_interrupted()
@@ -298,7 +297,8 @@ class Worker:
         self._note_gate(gate)
         return True
 
-    def _leave_gate_when_done(self) -> None:
+    def leave_gate(self) -> None:
+        """Let the next writer in, unless a transaction goes on."""
         if not self.driver.in_transaction():
             self._leave_gate()
 

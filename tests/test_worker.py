@@ -40,6 +40,8 @@ class SoleDispatcher:
         worker.pinned = (worker.pinned or (job.pin and job.error is None)) and not job.unpin
         if job.finished is not None:
             job.finished.set()
+        if worker.held_gate is not None:
+            worker.leave_gate()
         self.replies.append(job)
         return None
 
