@@ -9,7 +9,7 @@ import peewee
 from ._database import AsyncDatabase
 
 if TYPE_CHECKING:
-    from ._typing import DualValue
+    from ._typing import DualAny, DualBool, DualValue
 
 
 class AsyncSqliteDatabase(AsyncDatabase, peewee.SqliteDatabase):
@@ -25,9 +25,9 @@ class AsyncSqliteDatabase(AsyncDatabase, peewee.SqliteDatabase):
 
         def pragma(
             self, key: str, value: object = ..., permanent: bool = False, schema: str | None = None
-        ) -> DualValue[Any]: ...
-        def attach(self, filename: str, name: str) -> DualValue[bool]: ...
-        def detach(self, name: str) -> DualValue[bool]: ...
+        ) -> DualAny: ...
+        def attach(self, filename: str, name: str) -> DualBool: ...
+        def detach(self, name: str) -> DualBool: ...
         def load_extension(self, extension: str) -> DualValue[None]: ...  # type: ignore[override]
 
 

@@ -7,21 +7,38 @@ names say what they stand for on a worker. Peewee's own stubs, peewee-stubs, are
 
 from collections.abc import AsyncIterator, Awaitable, Generator, Iterator
 from types import TracebackType
-from typing import Any, Generic, SupportsIndex, TypeVar, overload
+from typing import Any, Generic, SupportsIndex, TypeAlias, TypeVar, overload
 
 import peewee
 from typing_extensions import Self
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 class Dual(Awaitable[T]):
     """The result of a dual method: awaited, a T."""
 
     def __await__(self) -> Generator[Any, Any, T]: ...
 
-# bool and None cannot be subclassed, and `User | None` neither: on a worker these are Any. So are
-# tuples, whose subclasses mypy would not report as never awaited.
-class DualValue(Dual[T], Any): ...  # type: ignore[misc]
+# What is None on a worker, or a T, cannot be a subclass of it. To mypy it is Any there. To
+# pyright it is nothing there: with a base that is Any it would not take the type of any class
+# with such a method for known, which `pyright --verifytypes` is about. Where both branches may
+# be taken, pyright goes by the last; mypy takes a name MYPY for true.
+MYPY: bool
+
+if MYPY:
+    class DualValue(Dual[T], Any): ...  # type: ignore[misc]
+    # mypy would not report a subclass of tuple as never awaited.
+    class DualPair(DualValue[tuple[T, U]], Generic[T, U]): ...
+    DualAny: TypeAlias = DualValue[Any]
+
+else:
+    class DualValue(Dual[T]): ...
+    class DualPair(tuple[T, U], Dual[tuple[T, U]]): ...
+    DualAny: TypeAlias = Any
+
+# bool is final, so that no class at run time can be one; to a checker one may.
+class DualBool(bool, Dual[bool]): ...  # type: ignore[misc]
 class DualInt(int, Dual[int]): ...
 class DualList(list[T], Dual[list[T]]): ...
 

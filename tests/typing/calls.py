@@ -145,13 +145,14 @@ def synchronous() -> list[str]:
     saved: int = user.save() + user.delete_instance()
     if saved and User.select().exists():
         user.age = User.select().count() + 1
-    maybe: User | None = User.get_or_none(name="Huey")
+    # Not to pyright, to which this has no type but that of the awaitable.
+    maybe: User | None = User.get_or_none(name="Huey")  # pyright: ignore[reportAssignmentType]
     if maybe is None:
         return []
     first = User.select().first()
     if not first:
         return []
-    needs_user(first)
+    needs_user(first)  # pyright: ignore[reportArgumentType]
     other, created = User.get_or_create(name="Huey")
     if created:
         needs_user(other)
