@@ -9,23 +9,24 @@ from typing import Any, TypeVar
 import peewee
 
 from ._database import AsyncDatabase
+from ._typed_families import TypedPostgresql, TypedSqlite
 from ._typing import DualAny, DualBool, DualValue
 
 T = TypeVar("T")
 
-class AsyncAPSWDatabase(AsyncDatabase, peewee.SqliteDatabase): ...
+class AsyncAPSWDatabase(TypedSqlite): ...
 
-class AsyncCySqliteDatabase(AsyncDatabase, peewee.SqliteDatabase):
+class AsyncCySqliteDatabase(TypedSqlite):
     def backup(self, destination: object, *args: Any, **kwargs: Any) -> DualAny: ...
     def backup_to_file(self, filename: str, *args: Any, **kwargs: Any) -> DualAny: ...
 
-class AsyncSqlCipherDatabase(AsyncDatabase, peewee.SqliteDatabase):
+class AsyncSqlCipherDatabase(TypedSqlite):
     def rekey(self, passphrase: str) -> DualBool: ...
 
 class AsyncMySQLConnectorDatabase(AsyncDatabase, peewee.MySQLDatabase): ...
 class AsyncMariaDBConnectorDatabase(AsyncDatabase, peewee.MySQLDatabase): ...
 
-class AsyncCockroachDatabase(AsyncDatabase, peewee.PostgresqlDatabase):
+class AsyncCockroachDatabase(TypedPostgresql):
     def run_transaction(
         self,
         cb: Callable[[Any], T],
