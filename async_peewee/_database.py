@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ._typed_databases import TypedDatabase
-    from ._typing import Dual, DualBool, DualValue
+    from ._typing import DualBool, DualValue, Returned
 else:
     TypedDatabase = TaskState
 
@@ -228,7 +228,7 @@ class AsyncDatabase(TypedDatabase):
     # -- running code -----------------------------------------------------------------
 
     @overload
-    def run(self, function: Callable[P, Dual[T]], *args: P.args, **kwargs: P.kwargs) -> DualValue[T]: ...
+    def run(self, function: Callable[P, Returned[T]], *args: P.args, **kwargs: P.kwargs) -> DualValue[T]: ...
     @overload
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> DualValue[T]: ...
     def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -5,7 +5,7 @@ result. No type is both, so these are: awaitable on the one side, the result on 
 names say what they stand for on a worker. Peewee's own stubs, peewee-stubs, are underneath.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Generator, Iterator
 from types import TracebackType
 from typing import Any, Generic, SupportsIndex, TypeAlias, TypeVar, overload
 
@@ -20,10 +20,11 @@ class Dual(Awaitable[T]):
 
     def __await__(self) -> Generator[Any, Any, T]: ...
 
-# What is None on a worker, or a T, cannot be a subclass of it. To mypy it is Any there. To
-# pyright it is nothing there: with a base that is Any it would not take the type of any class
-# with such a method for known, which `pyright --verifytypes` is about. Where both branches may
-# be taken, pyright goes by the last; mypy takes a name MYPY for true.
+# None and `User | None` cannot be subclassed. To mypy such a result is Any on a worker. To
+# pyright it is a coroutine, which it reports if nobody awaits it, and nothing on a worker:
+# with a base that is Any it would not take a class with such a method for known, which is
+# what `pyright --verifytypes` asks. mypy takes a name MYPY for true; pyright, which knows
+# nothing of it, goes by the last of the two.
 MYPY: bool
 
 if MYPY:
@@ -31,11 +32,14 @@ if MYPY:
     # mypy would not report a subclass of tuple as never awaited.
     class DualPair(DualValue[tuple[T, U]], Generic[T, U]): ...
     DualAny: TypeAlias = DualValue[Any]
+    # What aio() and run() await when a function returns it.
+    Returned: TypeAlias = Dual[T]
 
 else:
-    class DualValue(Dual[T]): ...
+    DualValue: TypeAlias = Coroutine[Any, Any, T]
     class DualPair(tuple[T, U], Dual[tuple[T, U]]): ...
     DualAny: TypeAlias = Any
+    Returned: TypeAlias = Dual[T] | Coroutine[Any, Any, T]
 
 # bool is final, so that no class at run time can be one; to a checker one may.
 class DualBool(bool, Dual[bool]): ...  # type: ignore[misc]

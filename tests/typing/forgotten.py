@@ -1,6 +1,7 @@
 """Calls that nobody awaited, as mypy sees them. Never run, only checked, and by mypy alone.
 
-pyright has such a check for real coroutines only.
+pyright's own check is for coroutines, which a call whose result is an int, a bool, a list or
+a row is not to it: calls.py has what it reports.
 """
 
 # mypy: enable-error-code="unused-awaitable"
