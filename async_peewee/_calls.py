@@ -18,7 +18,7 @@ from ._results import sealed
 from ._worker import here
 
 if TYPE_CHECKING:
-    from ._typing import Dual, DualValue
+    from ._typing import DualValue, Returned
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -195,7 +195,11 @@ def name_of(function: Any) -> str:
 @overload
 def aio(value: Awaitable[T], /) -> Coroutine[Any, Any, T]: ...
 @overload
-def aio(value: Callable[P, Dual[T]], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]: ...
+def aio(value: Callable[P, Returned[T]], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]: ...
+@overload
+def aio(
+    value: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+) -> Coroutine[Any, Any, T]: ...
 @overload
 def aio(value: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]: ...
 @overload

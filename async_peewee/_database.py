@@ -26,7 +26,7 @@ from ._connecting import bound_attempts, connect_once
 from ._contexts import ConnectionContexts, SharedConnection
 from ._dual import WRITES, install_dual, refuse_bind_ctx, refuse_peewee
 from ._errors import ConfigurationError
-from ._families import check_class, family_of
+from ._families import Family, check_class, family_of
 from ._fork import forget_connection
 from ._pins import current_driver
 from ._registrations import install_registrations
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ._typed_databases import TypedDatabase
-    from ._typing import Dual, DualValue
+    from ._typing import DualBool, DualValue, Returned
 else:
     TypedDatabase = TaskState
 
@@ -97,10 +97,10 @@ class AsyncDatabase(TypedDatabase):
         settings = PoolSettings.resolve(**{name: kwargs.pop(name, None) for name in SETTINGS})
         if kwargs.get("thread_safe") is False:
             raise ConfigurationError("thread_safe=False is not valid: each worker is a thread")
-        self.family = family_of(self)
-        self.contexts = ConnectionContexts(settings, self.family.make_driver)
+        self.family: Family = family_of(self)
+        self.contexts: ConnectionContexts = ConnectionContexts(settings, self.family.make_driver)
         # Changes with each init(): a connection of an earlier one is replaced.
-        self.generation = object()
+        self.generation: object = object()
         # Changes with each function and the like that is registered on an SQLite database.
         self.registered: object = None
         self.contexts.forget_connection = self._forget_connection
@@ -117,7 +117,7 @@ class AsyncDatabase(TypedDatabase):
         super().init(target, *args, **bound_attempts(self, target, kwargs))
         self.family.prepare()
         self.generation = object()
-        self.statements = Statements(self._classify)
+        self.statements: Statements = Statements(self._classify)
         self.contexts.name = self._display_name()
         self.contexts.opens_itself = self.autoconnect
 
@@ -141,7 +141,7 @@ class AsyncDatabase(TypedDatabase):
 
     # -- opening and closing ----------------------------------------------------------
 
-    def connect(self, reuse_if_open: bool = False) -> DualValue[bool]:
+    def connect(self, reuse_if_open: bool = False) -> DualBool:
         """Open the pool of this event loop, and its first `pool_min_size` connections.
 
             db.connect()   ->   await db.connect()
@@ -181,7 +181,7 @@ class AsyncDatabase(TypedDatabase):
             raise
         return True
 
-    def close(self, timeout: float = CLOSE_TIMEOUT) -> DualValue[bool]:
+    def close(self, timeout: float = CLOSE_TIMEOUT) -> DualBool:
         """Close the pool of this event loop: refuse new calls, end all workers and connections.
 
             db.close()   ->   await db.close()
@@ -228,7 +228,7 @@ class AsyncDatabase(TypedDatabase):
     # -- running code -----------------------------------------------------------------
 
     @overload
-    def run(self, function: Callable[P, Dual[T]], *args: P.args, **kwargs: P.kwargs) -> DualValue[T]: ...
+    def run(self, function: Callable[P, Returned[T]], *args: P.args, **kwargs: P.kwargs) -> DualValue[T]: ...
     @overload
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> DualValue[T]: ...
     def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

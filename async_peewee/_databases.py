@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import peewee
 
 from ._database import AsyncDatabase
 
 if TYPE_CHECKING:
-    from ._typing import DualValue
+    from ._typed_families import TypedPostgresql, TypedSqlite
+else:
+    TypedPostgresql = TypedSqlite = AsyncDatabase
 
 
-class AsyncSqliteDatabase(AsyncDatabase, peewee.SqliteDatabase):
+class AsyncSqliteDatabase(TypedSqlite, peewee.SqliteDatabase):
     """SQLite through sqlite3.
 
     For a file, unless you say otherwise: WAL, `synchronous=NORMAL`, and `BEGIN IMMEDIATE` for
@@ -21,22 +23,9 @@ class AsyncSqliteDatabase(AsyncDatabase, peewee.SqliteDatabase):
     database for each event loop.
     """
 
-    if TYPE_CHECKING:
 
-        def pragma(
-            self, key: str, value: object = ..., permanent: bool = False, schema: str | None = None
-        ) -> DualValue[Any]: ...
-        def attach(self, filename: str, name: str) -> DualValue[bool]: ...
-        def detach(self, name: str) -> DualValue[bool]: ...
-        def load_extension(self, extension: str) -> DualValue[None]: ...  # type: ignore[override]
-
-
-class AsyncPostgresqlDatabase(AsyncDatabase, peewee.PostgresqlDatabase):
+class AsyncPostgresqlDatabase(TypedPostgresql, peewee.PostgresqlDatabase):
     """PostgreSQL through psycopg2, or through psycopg with `prefer_psycopg3=True`."""
-
-    if TYPE_CHECKING:
-
-        def set_time_zone(self, timezone: Any) -> DualValue[None]: ...  # type: ignore[override]
 
 
 class AsyncMySQLDatabase(AsyncDatabase, peewee.MySQLDatabase):

@@ -97,7 +97,7 @@ class ConnectionDriver:
     """Keep one thread's Peewee connection fit for use; the common part of all drivers."""
 
     # How long a statement may take of which nothing is known, in seconds.
-    expected_seconds = 0.0
+    expected_seconds: float = 0.0
 
     def __init__(self, database: Any, settings: PoolSettings) -> None:
         self.database = database
@@ -105,9 +105,9 @@ class ConnectionDriver:
         # thread reads it (in_transaction() and the like) while no job of the task runs.
         self.state: dict[str, Any] = {"closed": True, "transactions": [], "commit_callbacks": []}
         # The database has ended the transaction that Peewee believes to be open.
-        self.dead = False
+        self.dead: bool = False
         # Something has changed the session that the next user must not meet.
-        self.is_dirty = False
+        self.is_dirty: bool = False
         self._acquire_timeout = settings.acquire_timeout
         self._max_lifetime = settings.max_lifetime
         self._used_at = 0.0

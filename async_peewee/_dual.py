@@ -11,7 +11,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable
 from types import FrameType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 import peewee
 
@@ -22,7 +22,7 @@ from ._results import sealed
 from ._worker import here
 
 if TYPE_CHECKING:
-    from ._typing import DualValue
+    from ._typing import DualBool, DualInt, DualList, DualValue
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -147,7 +147,16 @@ def refuse_bind_ctx() -> None:
         )
 
 
-def blocking(function: Callable[P, T]) -> Callable[P, DualValue[T]]:
+# The kinds of awaitable result do not fit each other, as int and bool do.
+@overload
+def blocking(function: Callable[P, bool]) -> Callable[P, DualBool]: ...  # type: ignore[overload-overlap]
+@overload
+def blocking(function: Callable[P, int]) -> Callable[P, DualInt]: ...  # type: ignore[overload-overlap]
+@overload
+def blocking(function: Callable[P, list[T]]) -> Callable[P, DualList[T]]: ...  # type: ignore[overload-overlap]
+@overload
+def blocking(function: Callable[P, T]) -> Callable[P, DualValue[T]]: ...
+def blocking(function: Callable[..., Any]) -> Callable[..., Any]:
     """Make a model's own synchronous method dual, so that it can be awaited as a whole.
 
     Without it `def publish(self): self.save(); Log.create()` called on the loop makes two

@@ -35,7 +35,7 @@ class Job:
     holds_gate = False
     pinned = False
     state = State.QUEUED
-    deadline = 0.0
+    deadline: float = 0.0
     interrupted = False
     finished: threading.Event | None = None
     result: Any = None
@@ -58,14 +58,14 @@ class Job:
         # The Worker that must run it, then the one that does: a job does not know what that is.
         self.worker: Any = worker
         # It is for the block that holds the worker, and for nobody after it.
-        self.in_block = worker is not None
+        self.in_block: bool = worker is not None
         # The write gate that it has to pass.
         self.gate = gate
         self.pin = pin
         self.unpin = unpin
         # A copy for each job: spans and tenants are the caller's, and what the job sets
         # does not travel back.
-        self.context = contextvars.copy_context()
+        self.context: contextvars.Context = contextvars.copy_context()
 
     def outcome(self) -> Any:
         """Return or raise what the function did, once."""

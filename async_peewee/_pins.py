@@ -24,6 +24,11 @@ class Pin:
     """A worker held for one block, and by whom."""
 
     __slots__ = ("__weakref__", "_finalizer", "ended", "label", "owner", "pool", "worker")
+    ended: bool
+    label: str
+    owner: weakref.ReferenceType[Any]
+    pool: WorkerPool
+    worker: Worker
 
     def __init__(self, pool: WorkerPool, worker: Worker, label: str, task: Any) -> None:
         self.pool = pool

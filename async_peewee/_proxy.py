@@ -20,8 +20,12 @@ from ._transactions import (
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from ._typed_proxy import TypedProxy
+else:
+    TypedProxy = peewee.DatabaseProxy
 
-class AsyncDatabaseProxy(peewee.DatabaseProxy):
+
+class AsyncDatabaseProxy(TypedProxy):
     """Stand for an asynchronous database that is chosen later.
 
         proxy = AsyncDatabaseProxy()        # Meta.database = proxy, @proxy.atomic()

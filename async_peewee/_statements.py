@@ -17,6 +17,9 @@ class Statement:
     """What is known of one SQL text."""
 
     __slots__ = ("leaves_traces", "may_write", "seconds")
+    leaves_traces: bool
+    may_write: bool
+    seconds: float
 
     def __init__(self, leaves_traces: bool, may_write: bool, seconds: float) -> None:
         self.leaves_traces = leaves_traces

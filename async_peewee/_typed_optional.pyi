@@ -1,34 +1,32 @@
 """What type checkers are told of the classes that _optional makes, beside its own file."""
 
+# playhouse has no types: the bases here are what the bases of its classes are.
 # mypy: disable-error-code="misc, override"
 
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from playhouse.apsw_ext import APSWDatabase
-from playhouse.cockroachdb import CockroachDatabase
-from playhouse.cysqlite_ext import CySqliteDatabase
-from playhouse.mysql_ext import MariaDBConnectorDatabase, MySQLConnectorDatabase
-from playhouse.sqlcipher_ext import SqlCipherDatabase
+import peewee
 
 from ._database import AsyncDatabase
-from ._typing import DualValue
+from ._typed_families import TypedPostgresql, TypedSqlite
+from ._typing import DualAny, DualBool, DualValue
 
 T = TypeVar("T")
 
-class AsyncAPSWDatabase(AsyncDatabase, APSWDatabase): ...
+class AsyncAPSWDatabase(TypedSqlite): ...
 
-class AsyncCySqliteDatabase(AsyncDatabase, CySqliteDatabase):
-    def backup(self, destination: object, *args: Any, **kwargs: Any) -> DualValue[Any]: ...
-    def backup_to_file(self, filename: str, *args: Any, **kwargs: Any) -> DualValue[Any]: ...
+class AsyncCySqliteDatabase(TypedSqlite):
+    def backup(self, destination: object, *args: Any, **kwargs: Any) -> DualAny: ...
+    def backup_to_file(self, filename: str, *args: Any, **kwargs: Any) -> DualAny: ...
 
-class AsyncSqlCipherDatabase(AsyncDatabase, SqlCipherDatabase):
-    def rekey(self, passphrase: str) -> DualValue[bool]: ...
+class AsyncSqlCipherDatabase(TypedSqlite):
+    def rekey(self, passphrase: str) -> DualBool: ...
 
-class AsyncMySQLConnectorDatabase(AsyncDatabase, MySQLConnectorDatabase): ...
-class AsyncMariaDBConnectorDatabase(AsyncDatabase, MariaDBConnectorDatabase): ...
+class AsyncMySQLConnectorDatabase(AsyncDatabase, peewee.MySQLDatabase): ...
+class AsyncMariaDBConnectorDatabase(AsyncDatabase, peewee.MySQLDatabase): ...
 
-class AsyncCockroachDatabase(AsyncDatabase, CockroachDatabase):
+class AsyncCockroachDatabase(TypedPostgresql):
     def run_transaction(
         self,
         cb: Callable[[Any], T],

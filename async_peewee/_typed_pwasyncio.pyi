@@ -10,7 +10,7 @@ from typing_extensions import Self
 from ._database import AsyncDatabase
 from ._results import BufferedCursor
 from ._typed_queries import RowsQuery, SelectCalls
-from ._typing import Dual, Rows, RowStream
+from ._typing import Returned, Rows, RowStream
 
 M = TypeVar("M", bound=peewee.Model)
 P = ParamSpec("P")
@@ -56,7 +56,7 @@ class PrefixedDatabase(AsyncDatabase):
     """The coroutine functions of a database."""
 
     @overload  # type: ignore[override]  # a coroutine function here: it belongs to the task that runs it
-    async def run(self, fn: Callable[P, Dual[T]], *args: P.args, **kwargs: P.kwargs) -> T: ...
+    async def run(self, fn: Callable[P, Returned[T]], *args: P.args, **kwargs: P.kwargs) -> T: ...
     @overload
     async def run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T: ...
     async def acreate_tables(self, models: Iterable[type[peewee.Model]], **options: object) -> None: ...

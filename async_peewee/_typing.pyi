@@ -5,23 +5,44 @@ result. No type is both, so these are: awaitable on the one side, the result on 
 names say what they stand for on a worker. Peewee's own stubs, peewee-stubs, are underneath.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Generator, Iterator
 from types import TracebackType
-from typing import Any, Generic, SupportsIndex, TypeVar, overload
+from typing import Any, Generic, SupportsIndex, TypeAlias, TypeVar, overload
 
 import peewee
 from typing_extensions import Self
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 class Dual(Awaitable[T]):
     """The result of a dual method: awaited, a T."""
 
     def __await__(self) -> Generator[Any, Any, T]: ...
 
-# bool and None cannot be subclassed, and `User | None` neither: on a worker these are Any. So are
-# tuples, whose subclasses mypy would not report as never awaited.
-class DualValue(Dual[T], Any): ...  # type: ignore[misc]
+# None and `User | None` cannot be subclassed. To mypy such a result is Any on a worker. To
+# pyright it is a coroutine, which it reports if nobody awaits it, and nothing on a worker:
+# with a base that is Any it would not take a class with such a method for known, which is
+# what `pyright --verifytypes` asks. mypy takes a name MYPY for true; pyright, which knows
+# nothing of it, goes by the last of the two.
+MYPY: bool
+
+if MYPY:
+    class DualValue(Dual[T], Any): ...  # type: ignore[misc]
+    # mypy would not report a subclass of tuple as never awaited.
+    class DualPair(DualValue[tuple[T, U]], Generic[T, U]): ...
+    DualAny: TypeAlias = DualValue[Any]
+    # What aio() and run() await when a function returns it.
+    Returned: TypeAlias = Dual[T]
+
+else:
+    DualValue: TypeAlias = Coroutine[Any, Any, T]
+    class DualPair(tuple[T, U], Dual[tuple[T, U]]): ...
+    DualAny: TypeAlias = Any
+    Returned: TypeAlias = Dual[T] | Coroutine[Any, Any, T]
+
+# bool is final, so that no class at run time can be one; to a checker one may.
+class DualBool(bool, Dual[bool]): ...  # type: ignore[misc]
 class DualInt(int, Dual[int]): ...
 class DualList(list[T], Dual[list[T]]): ...
 

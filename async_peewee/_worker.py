@@ -78,7 +78,7 @@ class Worker:
         self.name = name
         self.driver = driver
         # Whose connection it has; a pool that is tested without one has none.
-        self.database = getattr(driver, "database", None)
+        self.database: Any = getattr(driver, "database", None)
         # None in the inbox means: end.
         self.inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._pool = pool
@@ -88,12 +88,12 @@ class Worker:
         self._job: Job | None = None
         self.held_gate: WriteGate | None = None
         # Acquired by the worker that waits for its turn, released by the pool that gives it.
-        self.turn = threading.Lock()
+        self.turn: threading.Lock = threading.Lock()
         self.turn.acquire()
         # For the pool, which looks whether a worker gets on: how many statements and jobs it has
         # ended, and whether it is in one.
-        self.progress = 0
-        self.in_driver = False
+        self.progress: int = 0
+        self.in_driver: bool = False
         # Whether it runs a statement that Peewee has written.
         self.is_generating = False
         self._clock: int | None = None
@@ -103,7 +103,7 @@ class Worker:
         self.holder: tuple[str, float] | None = None
         self.is_started = False
         self.is_stopping = False
-        self.idle_since = 0.0
+        self.idle_since: float = 0.0
         self.running: Job | None = None
         self.gone: anyio.Event | None = None
 

@@ -5,18 +5,28 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from playhouse.postgres_ext import FetchManyCursor, PostgresqlExtDatabase
+from playhouse.postgres_ext import FetchManyCursor
 
 from ._databases import AsyncPostgresqlDatabase
 from ._streams import ChunkedCursor
 from ._worker import current_worker
 
+if TYPE_CHECKING:  # playhouse has no types; this is its class, as far as it is used here
+    from peewee import PostgresqlDatabase
+
+    class PostgresqlExtDatabase(PostgresqlDatabase):
+        _adapter: Any
+        _register_hstore: bool
+
+else:
+    from playhouse.postgres_ext import PostgresqlExtDatabase
+
 __all__ = ["AsyncPostgresqlExtDatabase"]
 
 
-class AsyncPostgresqlExtDatabase(AsyncPostgresqlDatabase, PostgresqlExtDatabase):  # type: ignore[misc]
+class AsyncPostgresqlExtDatabase(AsyncPostgresqlDatabase, PostgresqlExtDatabase):
     """PostgreSQL with `register_hstore=True` and `server_side_cursors=True`, on psycopg2 or psycopg.
 
         for row in ServerSide(query)   ->   async for row in query.iterator()
@@ -35,7 +45,7 @@ class AsyncPostgresqlExtDatabase(AsyncPostgresqlDatabase, PostgresqlExtDatabase)
 
     def _connect(self) -> Any:
         # As Peewee's own, which leaves the connection open where there is no hstore.
-        connection = super(PostgresqlExtDatabase, self)._connect()
+        connection = super(PostgresqlExtDatabase, self)._connect()  # type: ignore[misc]
         try:
             if self._register_hstore:
                 self._adapter.register_hstore(connection)

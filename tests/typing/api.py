@@ -188,3 +188,13 @@ async def tables_without_a_model() -> None:
     assert_type(await users.delete(), int)
     assert_type(await users.select().count(), int)
     await users.insert(name="x")
+    tweets = AsyncTable("tweets", ("id", "user_id")).bind(db)
+    both = users.join(tweets, on=(tweets.c.user_id == users.c.id)).select(users.c.name)
+    assert_type([row async for row in both], list[dict[str, Any]])
+
+
+async def common_table_expressions() -> None:
+    base = User.select(User.name).cte("base", recursive=True)
+    assert_type(await base.select_from(base.c.name), "Rows[User]")
+    assert_type(await base.union_all(User.select(base.c.name)).select_from(base.c.name).count(), int)
+    assert_type(await User.select().join(base, on=(User.name == base.c.name)).with_cte(base), "Rows[User]")

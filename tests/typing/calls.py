@@ -39,6 +39,7 @@ async def calling(tweet: Tweet) -> None:
     assert_type(await aio(User.select()), Rows[User])
     assert_type(await aio(User.select().count()), int)
     assert_type(await aio(User.select().count), int)
+    assert_type(await aio(running), None)
     assert_type(await aio(3), int)
     assert_type(await aio(None), None)
     await aio(report, 2026)  # type: ignore[call-overload]
@@ -61,6 +62,18 @@ async def together() -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(aio, User.create(name="c"))
     assert_type(await asyncio.wait_for(User.get(), 1), User)
+
+
+async def forgotten(user: User) -> None:
+    """What pyright reports when nobody awaits it; forgotten.py has what mypy does."""
+    User.get_or_none(name="Huey")  # pyright: ignore[reportUnusedCoroutine]
+    User.bulk_create([user])  # pyright: ignore[reportUnusedCoroutine]
+    User.create_table()  # pyright: ignore[reportUnusedCoroutine]
+    User.select().first()  # pyright: ignore[reportUnusedCoroutine]
+    db.create_tables([User])  # pyright: ignore[reportUnusedCoroutine]
+    db.commit()  # pyright: ignore[reportUnusedCoroutine]
+    db.run(report, "2026")  # pyright: ignore[reportUnusedCoroutine]
+    transfer_plainly(user)  # pyright: ignore[reportUnusedCoroutine]
 
 
 # --- databases and blocks ----------------------------------------------------------------
@@ -145,13 +158,14 @@ def synchronous() -> list[str]:
     saved: int = user.save() + user.delete_instance()
     if saved and User.select().exists():
         user.age = User.select().count() + 1
-    maybe: User | None = User.get_or_none(name="Huey")
+    # Not to pyright, to which this has no type but that of the awaitable.
+    maybe: User | None = User.get_or_none(name="Huey")  # pyright: ignore[reportAssignmentType]
     if maybe is None:
         return []
     first = User.select().first()
     if not first:
         return []
-    needs_user(first)
+    needs_user(first)  # pyright: ignore[reportArgumentType]
     other, created = User.get_or_create(name="Huey")
     if created:
         needs_user(other)
