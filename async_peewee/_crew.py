@@ -32,6 +32,8 @@ class Crew:
         self.name = name
         # Called on the loop's thread when a worker has gone: a job may have come meanwhile.
         self._on_room = on_room
+        # Called under the lock before a worker is told to end.
+        self.before_stop: Callable[[Worker], None] = lambda worker: None
         self._settings = settings
         self._loop = loop
         # The pool's. Protects the fields below and the pool's fields of each worker.
@@ -78,6 +80,7 @@ class Crew:
             self.idle.remove(worker)
         if not worker.is_stopping:
             worker.is_stopping = True
+            self.before_stop(worker)
             worker.inbox.put(None)
 
     # -- a worker's own thread --------------------------------------------------------

@@ -1,0 +1,168 @@
+"""Schedule: which job runs next, on which worker. It decides; the pool acts.
+
+Nothing here has a lock or blocks: the pool asks under its own lock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+from ._crew import Crew
+from ._jobs import Job, JobQueue, State
+from ._turnstile import Turnstile
+from ._worker import Worker
+
+# How often the loop's thread looks, while jobs wait, whether the worker that has the turn
+# gets on, in seconds: a statement that lasts so long may well last much longer.
+LOOK = 0.002
+
+# How often it looks while nobody has the turn: all workers wait for the database.
+SELDOM = 0.02
+
+# The most replies that one wake of the loop brings.
+BATCH = 32
+
+
+class Schedule:
+    """The jobs that wait, and who of the crew has the turn to run one."""
+
+    def __init__(self, crew: Crew, acquire_timeout: float, admit: Callable[[Job], bool]) -> None:
+        self._crew = crew
+        # Called by a write gate, on whichever thread leaves it, for a job that waited there.
+        self._admit = admit
+        self.turnstile = Turnstile()
+        # Jobs that take whichever worker is free.
+        self.queue = JobQueue(acquire_timeout)
+        # Jobs that have a worker, and wait for its turn.
+        self._placed: deque[Job] = deque()
+        self._placed_are_next = False
+        self.calls = 0
+
+    # -- what comes in ------------------------------------------------------------------
+
+    def add(self, job: Job) -> None:
+        """Let a job wait: for its own worker, or for any."""
+        if job.worker is not None:
+            self._placed.append(job)
+        else:
+            self.queue.put(job)
+
+    def admit(self, job: Job) -> bool:
+        """Place a job that waited at the write gate; False: it declines the gate.
+
+        It does so without a free worker, and is then among the first to try again.
+        """
+        job.at_gate = False
+        if job.state is not State.QUEUED:
+            return False
+        job.holds_gate = bool(self._crew.idle)
+        if job.holds_gate:
+            self.assign(job, self._crew.idle.pop())
+            self._placed.append(job)
+        else:
+            self.queue.put_back(job)
+        return job.holds_gate
+
+    def release(self, worker: Worker) -> None:
+        """Hand a worker that is to end what has been placed with it: its turn would come too late."""
+        for job in [job for job in self._placed if job.worker is worker]:
+            self._placed.remove(job)
+            worker.inbox.put(job)
+
+    # -- what runs next -----------------------------------------------------------------
+
+    def dispatch(self, finisher: Worker | None = None) -> Job | None:
+        """Give the turn, while it is free, to whoever is next; return a job for `finisher` itself."""
+        while self.turnstile.is_free:
+            worker = self.turnstile.next_returning()
+            if worker is not None:
+                self.turnstile.take(worker)
+                worker.turn.release()
+                continue
+            job = self._choose()
+            if job is None:
+                return None
+            self.turnstile.take(job.worker)
+            if job.worker is finisher:
+                return job
+            job.worker.inbox.put(job)
+        return None
+
+    def _choose(self) -> Job | None:
+        """Return the next job, with its worker: by turns from the blocks and from the queue."""
+        self._placed_are_next = not self._placed_are_next
+        if self._placed_are_next:
+            return self._next_placed() or self._next_queued()
+        return self._next_queued() or self._next_placed()
+
+    def _next_placed(self) -> Job | None:
+        while self._placed:
+            job = self._placed.popleft()
+            if job.state is State.QUEUED:
+                self.assign(job, job.worker)
+            if job.state is State.TAKEN:
+                return job
+        return None
+
+    def _next_queued(self) -> Job | None:
+        while self._crew.idle and (job := self.queue.pop()) is not None:
+            if self._may_start(job):
+                self.assign(job, self._crew.idle.pop())
+                return job
+        return None
+
+    def _may_start(self, job: Job) -> bool:
+        """Return True if a worker that is free may have the job; False: it waits at the write gate.
+
+        A job takes the gate only together with a worker. One that held it in the queue
+        would wait for workers that wait for the gate.
+        """
+        if job.gate is not None:
+            job.holds_gate = job.gate.enter(partial(self._admit, job))
+            job.at_gate = not job.holds_gate
+        return not job.at_gate
+
+    def assign(self, job: Job, worker: Worker) -> None:
+        """Give a job to a worker."""
+        self.queue.take(job)
+        job.worker = worker
+        worker.running = job
+        self.calls += 1
+
+    # -- what it needs ------------------------------------------------------------------
+
+    def is_full(self, job: Job, limit: int) -> bool:
+        """Return True if so many wait already for the end of another's job."""
+        # Not those for whom there is a worker, or room for one.
+        free = 0 if job.gate is not None and job.gate.is_held else self._crew.free
+        return self.queue.waiting - free >= limit
+
+    def may_grow(self) -> bool:
+        """Return True if one more worker would find work."""
+        # One at a time: it passes the turn on while it connects, and that calls for the next.
+        return (
+            self.queue.ready > 0
+            and self.turnstile.is_free
+            and not self._crew.idle
+            and not self._crew.coming
+            and self._crew.has_room()
+        )
+
+    def is_waiting(self) -> bool:
+        """Return True if a job waits, for a worker or for its turn."""
+        return self.queue.waiting > 0 or bool(self._placed)
+
+    def next_look(self, now: float) -> float:
+        """Return in how many seconds the loop's thread has to look at what waits."""
+        pause = SELDOM if self.turnstile.is_free else LOOK
+        deadline = self.queue.next_deadline()
+        return pause if deadline is None else max(0.0, min(pause, deadline - now))
+
+    def batch(self) -> int:
+        """Return how many replies may wait for one another: as many as there are jobs waiting.
+
+        Then the loop gives out new jobs while these are done.
+        """
+        return 0 if self.turnstile.is_free else min(self.queue.waiting + len(self._placed), BATCH)
