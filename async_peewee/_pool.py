@@ -157,7 +157,11 @@ class WorkerPool:
         with self._lock:
             self._crew.coming -= 1
             self._crew.rest(worker)
-            return self._schedule.dispatch(worker)
+            job = self._schedule.dispatch(worker)
+            must_grow = self._schedule.may_grow()
+        if must_grow:
+            self.loop.wake(self._grow)
+        return job
 
     def claim(self, worker: Worker, job: Job) -> bool:
         """Return False if a job from the worker's own inbox was dropped meanwhile."""

@@ -1,0 +1,104 @@
+"""Replies: several outcomes in one wake, and none left behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from async_peewee import _replies
+from async_peewee._jobs import Job
+from async_peewee._replies import Replies
+
+
+class FakeLoop:
+    """Note the wakes, and run what they are for when the test says so."""
+
+    def __init__(self) -> None:
+        self.wakes: list[Any] = []
+
+    def wake(self, callback: Any) -> bool:
+        self.wakes.append(callback)
+        return True
+
+    def turn(self) -> None:
+        wakes, self.wakes = self.wakes, []
+        for callback in wakes:
+            callback()
+
+
+class Waiter(Job):
+    """A job whose caller waits."""
+
+    def __init__(self, settled: list[Job]) -> None:
+        super().__init__(lambda: None, "call")
+        self.parker: Any = self
+        self._settled = settled
+
+    def unpark(self) -> None:
+        self._settled.append(self)
+
+
+class Stage:
+    def __init__(self) -> None:
+        self.loop = FakeLoop()
+        self.replies = Replies(self.loop)  # type: ignore[arg-type]
+        self.settled: list[Job] = []
+
+    def send(self, *batches: int) -> list[Waiter]:
+        jobs = [Waiter(self.settled) for _ in batches]
+        for job, batch in zip(jobs, batches, strict=True):
+            self.replies.send(job, batch)
+        return jobs
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    monkeypatch.setattr(_replies, "PATIENCE", 1000)
+    return Stage()
+
+
+def test_a_reply_wakes_the_loop(stage: Stage) -> None:
+    jobs = stage.send(0)
+    assert len(stage.loop.wakes) == 1
+    stage.loop.turn()
+    assert stage.settled == jobs
+
+
+def test_replies_of_a_batch_wait_for_one_another_and_come_in_order(stage: Stage) -> None:
+    jobs = stage.send(3, 3, 3)
+    assert stage.loop.wakes == []
+    jobs += stage.send(3)
+    assert len(stage.loop.wakes) == 1
+    stage.loop.turn()
+    assert stage.settled == jobs
+
+
+def test_the_last_reply_brings_those_that_waited(stage: Stage) -> None:
+    jobs = stage.send(5, 5, 0)
+    stage.loop.turn()
+    assert stage.settled == jobs
+
+
+def test_the_end_of_a_call_that_nobody_waits_for_brings_them_too(stage: Stage) -> None:
+    """Such as a dropped stream's, which may be the last for a long time."""
+    jobs = stage.send(5)
+    stage.replies.send(Job(lambda: None, "dropped"))
+    stage.loop.turn()
+    assert stage.settled == jobs
+
+
+def test_no_reply_waits_longer_than_the_patience(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.send(5)
+    monkeypatch.setattr(_replies, "PATIENCE", 0)
+    stage.send(5)
+    assert len(stage.loop.wakes) == 1
+
+
+def test_a_reply_during_the_delivery_is_not_left_behind(stage: Stage) -> None:
+    jobs = stage.send(0, 0)
+    assert len(stage.loop.wakes) == 1
+    jobs[0].unpark = lambda: stage.send(0)  # type: ignore[assignment]
+    stage.loop.turn()
+    stage.loop.turn()
+    assert len(stage.settled) == 2

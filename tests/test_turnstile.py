@@ -1,0 +1,96 @@
+"""The turnstile: one at a time, those that come back first, and nobody who only waits keeps it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from async_peewee import _turnstile
+from async_peewee._turnstile import Turnstile
+
+
+class Someone:
+    """What the turnstile looks at of a worker."""
+
+    def __init__(self) -> None:
+        self.progress = 0
+        self.in_driver = False
+        self.used = 0.0
+
+    def processor_time(self) -> float:
+        return self.used
+
+
+def held_by(worker: Any) -> Turnstile:
+    turnstile = Turnstile()
+    turnstile.take(worker)
+    return turnstile
+
+
+@pytest.fixture(autouse=True)
+def with_gil(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_turnstile, "has_gil", lambda: True)
+
+
+def test_one_has_the_turn_until_it_leaves() -> None:
+    first: Any = Someone()
+    turnstile = held_by(first)
+    assert not turnstile.is_free
+    assert not turnstile.leave(Someone())  # type: ignore[arg-type]
+    assert not turnstile.is_free
+    assert turnstile.leave(first)
+    assert turnstile.is_free
+
+
+def test_those_that_come_back_are_served_in_order() -> None:
+    holder, first, second, third = (Someone() for _ in range(4))
+    turnstile: Any = held_by(holder)
+    assert [turnstile.come_back(worker) for worker in (first, second, third)] == [False] * 3
+    assert turnstile.stop_waiting(second)
+    assert [turnstile.next_returning() for _ in range(3)] == [first, third, None]
+    assert not turnstile.stop_waiting(first)  # it has been given the turn
+
+
+def test_a_free_turn_is_taken_on_coming_back() -> None:
+    worker: Any = Someone()
+    turnstile = Turnstile()
+    assert turnstile.come_back(worker)
+    assert not turnstile.is_free
+
+
+@pytest.mark.parametrize(
+    ("change", "keeps"),
+    [
+        ({}, False),  # it waits, for a lock or another server
+        ({"progress": 1}, True),  # it gets on
+        ({"used": 0.9}, True),  # it computes
+        ({"used": 0.9, "in_driver": True}, False),  # the driver computes, without the GIL
+    ],
+)
+def test_a_holder_that_only_waits_loses_the_turn(change: dict[str, Any], keeps: bool) -> None:
+    """Between two looks a second apart."""
+    holder: Any = Someone()
+    turnstile = held_by(holder)
+    turnstile.free_if_stuck(100.0)
+    assert not turnstile.is_free
+    vars(holder).update(change)
+    turnstile.free_if_stuck(101.0)
+    assert turnstile.is_free is not keeps
+
+
+def test_a_new_holder_is_not_judged_by_the_one_before() -> None:
+    first, second = Someone(), Someone()
+    turnstile: Any = held_by(first)
+    turnstile.free_if_stuck(100.0)
+    turnstile.leave(first)
+    turnstile.take(second)
+    turnstile.free_if_stuck(101.0)
+    assert not turnstile.is_free
+
+
+def test_without_the_gil_everybody_has_the_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_turnstile, "has_gil", lambda: False)
+    turnstile: Any = held_by(Someone())
+    assert turnstile.is_free
+    assert turnstile.come_back(Someone())
