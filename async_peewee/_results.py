@@ -58,8 +58,19 @@ def fill(wrapper: Any) -> Any:
     if not wrapper.populated:
         if not isinstance(wrapper.cursor, BufferedCursor):
             wrapper.cursor = BufferedCursor(wrapper.cursor)
-        wrapper.fill_cache()
+        wrapper.row_cache.extend(convert(wrapper, wrapper.cursor.fetchall()))
+        wrapper.populated = True
     return wrapper
+
+
+def convert(wrapper: Any, rows: list[Any]) -> list[Any]:
+    """Make of a driver's rows what a Peewee CursorWrapper makes of them one by one, which costs more."""
+    if rows and not wrapper.initialized:
+        wrapper.initialize()
+        wrapper.initialized = True
+    wrapper.count += len(rows)
+    process_row = wrapper.process_row
+    return [process_row(row) for row in rows]
 
 
 def seal(result: Any) -> Any:

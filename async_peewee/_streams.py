@@ -13,7 +13,7 @@ from ._contexts import ConnectionContexts
 from ._driver import StreamRequest, close_quietly
 from ._errors import BlockingCallError, PoolClosed
 from ._pins import Pin, current_driver
-from ._results import driver_errors
+from ._results import convert, driver_errors, fill
 
 # Rows a stream keeps in memory at once: the first chunk is small, so that the first row
 # comes soon; then as many as psycopg2 itself takes for a good size.
@@ -125,21 +125,19 @@ class _Chunks:
     def _read(self) -> list[Any]:
         if self._wrapper is None:
             self._wrapper = self._open()
-        if isinstance(self._wrapper.cursor, ChunkedCursor):
-            self._wrapper.cursor.size = self._size
-        rows: list[Any] = []
-        while not self.is_exhausted and len(rows) < self._size:
-            try:
-                rows.append(self._wrapper.iterate(cache=False))
-            except StopIteration:
-                self.is_exhausted = True
+        if self._wrapper.populated:  # of a write, whose rows come at once
+            self.is_exhausted = True
+            return list(self._wrapper.row_cache)
+        with driver_errors:
+            rows = self._wrapper.cursor.raw.fetchmany(self._size)
+        self.is_exhausted = len(rows) < self._size
         self._size = CHUNK
-        return rows
+        return convert(self._wrapper, rows)
 
     def _open(self) -> Any:
         database, query = self._database, self._query
         if not isinstance(query, (peewee.SelectQuery, peewee.RawQuery)):
-            return query.execute(database)
+            return fill(query.execute(database))
         request = StreamRequest(self._is_alone)
         try:
             cursor = database.execute_streaming(query, request)
