@@ -17,9 +17,9 @@ TREE = {
 }
 
 PUBLIC_NAMES = """
-    AsyncDatabase AsyncModel AsyncMySQLDatabase AsyncPostgresqlDatabase AsyncSqliteDatabase
-    BlockingCallError ConfigurationError PendingCall PoolClosed PoolFull PoolStats PoolTimeout
-    SharedConnection TransactionFinished aio blocking prefetch
+    AsyncDatabase AsyncDatabaseProxy AsyncModel AsyncMySQLDatabase AsyncPostgresqlDatabase
+    AsyncSqliteDatabase AsyncTable BlockingCallError ConfigurationError PendingCall PoolClosed PoolFull
+    PoolStats PoolTimeout SharedConnection TransactionFinished aio blocking connect prefetch
 """.split()
 
 
@@ -56,7 +56,7 @@ def test_a_public_name_can_be_imported(name: str) -> None:
 
 def test_everything_that_can_be_imported_without_an_underscore_is_public() -> None:
     """Modules aside: what is not meant for users does not lie about at the door."""
-    modules = {"TYPE_CHECKING", "PackageNotFoundError", "version", "pwasyncio"}
+    modules = {"TYPE_CHECKING", "PackageNotFoundError", "version", "pwasyncio", "postgres_ext"}
     names = {name for name in vars(async_peewee) if not name.startswith("_")}
     assert names - modules == set(PUBLIC_NAMES)
 
