@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, overload
 
 import peewee
 
-from ._contexts import ConnectionContexts, context_for_function, contexts_of
+from ._contexts import ConnectionContexts
 from ._errors import BlockingCallError
+from ._lookup import context_for_function, contexts_of
 from ._loops import running_key
 from ._results import sealed
 from ._worker import here

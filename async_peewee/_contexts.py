@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import anyio
 import peewee
 
-from ._driver import Driver
+from ._driver_protocol import Driver
 from ._gate import WriteGate
 from ._jobs import Job
 from ._loops import call_at_end, call_at_end_no_more, current_task, event_loop, running_key
@@ -271,36 +271,3 @@ async def _outcome(job: Job) -> Any:
         if inspect.isawaitable(answer):
             await answer
     return result
-
-
-def context_for_function() -> ConnectionContexts:
-    """Choose the database on whose worker a plain function runs, for aio(function).
-
-    The one whose connection the task holds, else the only one open on this loop, else the
-    only one there is.
-    """
-    everyone = list(ConnectionContexts.known)
-    held = [contexts for contexts in everyone if contexts.current() is not None]
-    is_open = [c for c in everyone if (pool := c.find_pool()) is not None and not pool.is_closed]
-    for candidates in (held, is_open, everyone):
-        if len(candidates) == 1:
-            return candidates[0]
-    raise peewee.InterfaceError(
-        f"aio(function) cannot tell which of {len(everyone)} databases is meant; "
-        "write: await db.run(function, ...)"
-    )
-
-
-def contexts_of(database: Any) -> ConnectionContexts:
-    """Return the connection contexts of a database, or of what a proxy stands for."""
-    if isinstance(database, peewee.Proxy):
-        database = database.obj
-    contexts = getattr(database, "contexts", None)
-    if isinstance(contexts, ConnectionContexts):
-        return contexts
-    if database is None:
-        raise peewee.InterfaceError("no database is set: give the model's Meta one, or bind the query")
-    raise peewee.InterfaceError(
-        f"{type(database).__name__} is not an asynchronous database; use AsyncSqliteDatabase, "
-        "AsyncPostgresqlDatabase or the AsyncDatabase mixin"
-    )

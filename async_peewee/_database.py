@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 import anyio
 import peewee
 
+from ._blocks import Blocks
 from ._calls import (
     PendingCall,
     call_on_worker,
@@ -23,7 +24,7 @@ from ._calls import (
     sync_allowed,
 )
 from ._connecting import bound_attempts, connect_once
-from ._contexts import ConnectionContexts, SharedConnection
+from ._contexts import ConnectionContexts
 from ._dual import WRITES, install_dual, refuse_bind_ctx, refuse_peewee
 from ._errors import ConfigurationError
 from ._families import Family, check_class, family_of
@@ -35,13 +36,6 @@ from ._settings import PoolSettings
 from ._state import TaskState
 from ._statements import Statements
 from ._stats import PoolStats
-from ._transactions import (
-    AsyncAtomic,
-    AsyncConnectionContext,
-    AsyncManualCommit,
-    AsyncSavepoint,
-    AsyncTransaction,
-)
 from ._worker import current_worker
 
 if TYPE_CHECKING:
@@ -70,7 +64,7 @@ SETTINGS = tuple(PoolSettings.__dataclass_fields__)
 CLOSE_TIMEOUT = 10.0
 
 
-class AsyncDatabase(TypedDatabase):
+class AsyncDatabase(Blocks, TypedDatabase):
     """Make a Peewee database class asynchronous.
 
         class MyDatabase(AsyncDatabase, PostgresqlDatabase): ...
@@ -267,42 +261,6 @@ class AsyncDatabase(TypedDatabase):
         """Bind models to this database for a `with` block; refused on an event loop."""
         refuse_bind_ctx()
         return super().bind_ctx(models, bind_refs, bind_backrefs)
-
-    # -- blocks -----------------------------------------------------------------------
-
-    def atomic(self, *args: Any, **kwargs: Any) -> AsyncAtomic:
-        """Open a transaction, or a savepoint inside one.
-
-            with db.atomic():   ->   async with db.atomic():
-
-        Pins a worker for the block: every call the task makes inside runs there, in order.
-        Takes Peewee's arguments: a lock type (SQLite), an isolation level. As a decorator it
-        takes `def` and `async def`. Commits at the end, rolls back on an error; neither is
-        ever interrupted. Raises PoolTimeout if no worker is free for `acquire_timeout` seconds.
-        """
-        return AsyncAtomic(self, *args, **kwargs)
-
-    atomic_async = atomic
-
-    def transaction(self, *args: Any, **kwargs: Any) -> AsyncTransaction:
-        """Open a transaction; `await txn.commit()` and `await txn.rollback()` inside start the next."""
-        return AsyncTransaction(self, *args, **kwargs)
-
-    def savepoint(self) -> AsyncSavepoint:
-        """Open a savepoint inside a transaction."""
-        return AsyncSavepoint(self)
-
-    def manual_commit(self) -> AsyncManualCommit:
-        """Hold one connection on which `await db.begin()`, `commit()` and `rollback()` are yours."""
-        return AsyncManualCommit(self)
-
-    def connection_context(self) -> AsyncConnectionContext:
-        """Hold one connection for a block, without a transaction."""
-        return AsyncConnectionContext(self)
-
-    def share_connection(self) -> SharedConnection:
-        """Hand this task's block to another task, which enters it with `async with`."""
-        return self.contexts.share()
 
 
 def _pend_database(

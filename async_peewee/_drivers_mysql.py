@@ -9,7 +9,7 @@ from typing import Any
 
 import peewee
 
-from ._driver import close_quietly
+from ._driver_protocol import close_quietly
 from ._drivers_socket import SIDE_CONNECT_TIMEOUT, SocketDriver
 
 # The server's word for "in a transaction", in the status that comes with every answer.

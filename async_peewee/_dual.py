@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 import peewee
 
 from ._calls import PendingCall, call_on_worker, on_loop_thread
-from ._contexts import contexts_of
 from ._errors import BlockingCallError
+from ._lookup import contexts_of
 from ._results import sealed
 from ._worker import here
 

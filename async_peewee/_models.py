@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import peewee
 
 from ._calls import Unawaited, call_on_worker, guard, on_loop_thread
-from ._contexts import contexts_of
 from ._dual import install_dual, pend_method, refuse_bind_ctx
 from ._errors import BlockingCallError
+from ._lookup import contexts_of
 from ._queries import adopt
 
 if TYPE_CHECKING:

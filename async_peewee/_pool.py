@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 from ._crew import Crew
-from ._driver import Driver
+from ._driver_protocol import Driver
 from ._errors import PoolClosed, PoolFull, PoolTimeout
 from ._jobs import Job, State
 from ._loops import EventLoop

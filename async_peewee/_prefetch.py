@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import peewee
 
 from ._calls import call_on_worker, on_loop_thread
-from ._contexts import contexts_of
+from ._lookup import contexts_of
 from ._queries import describe
 from ._results import sealed
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import peewee
 
 from ._calls import PendingCall, call_on_worker, guard, on_loop_thread
-from ._contexts import ConnectionContexts, contexts_of
+from ._contexts import ConnectionContexts
 from ._dual import install_dual, refuse_bind_ctx
+from ._lookup import contexts_of
 from ._results import sealed
 from ._streams import Stream
 from ._worker import here

@@ -13,7 +13,7 @@ import peewee
 
 from ._calls import guard, on_loop_thread
 from ._contexts import ConnectionContexts
-from ._driver import StreamRequest
+from ._driver_protocol import StreamRequest
 from ._dual import is_peewee
 from ._families import Family
 from ._pins import current_driver

@@ -10,7 +10,7 @@ from typing import Any
 import peewee
 
 from ._contexts import ConnectionContexts
-from ._driver import StreamRequest, close_quietly
+from ._driver_protocol import StreamRequest, close_quietly
 from ._errors import BlockingCallError, PoolClosed
 from ._pins import Pin, current_driver
 from ._results import convert, driver_errors, fill

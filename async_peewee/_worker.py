@@ -16,10 +16,11 @@ from typing import Any, Protocol
 
 import anyio
 
-from ._driver import Driver
+from ._driver_protocol import Driver
 from ._errors import PoolClosed, TransactionFinished
 from ._gate import WriteGate
-from ._jobs import Interrupted, Job, State
+from ._interrupts import Interruptible
+from ._jobs import Job, State
 from ._statements import LONG, Statement
 
 logger = logging.getLogger("async_peewee")
@@ -27,13 +28,6 @@ logger = logging.getLogger("async_peewee")
 # How long a worker without work sleeps before it looks whether its loop and its process
 # still live, in seconds. Half a second is what a program may notice when it ends.
 TICK = 0.5
-
-# The pauses between attempts to interrupt one job, in seconds: the first attempt may fall
-# between two statements of it.
-PAUSES = (0.02, 0.04, 0.08, 0.16, 0.25)
-
-# How long a job is interrupted politely before its connection is shut down, in seconds.
-GRACE = 5.0
 
 
 class Dispatcher(Protocol):
@@ -71,21 +65,16 @@ def forget_worker() -> None:
     here.worker = None
 
 
-class Worker:
+class Worker(Interruptible):
     """Serve jobs on one thread until the pool, the loop or the process ends."""
 
     def __init__(self, pool: Dispatcher, driver: Driver, name: str) -> None:
-        self.name = name
-        self.driver = driver
+        super().__init__(driver, name)
         # Whose connection it has; a pool that is tested without one has none.
         self.database: Any = getattr(driver, "database", None)
         # None in the inbox means: end.
         self.inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._pool = pool
-        # Protects _job. An interrupt checks and strikes under it, so it cannot hit the
-        # next job; the worker waits here while an interrupt is under way.
-        self._guard = threading.Lock()
-        self._job: Job | None = None
         self.held_gate: WriteGate | None = None
         # Acquired by the worker that waits for its turn, released by the pool that gives it.
         self.turn: threading.Lock = threading.Lock()
@@ -226,28 +215,11 @@ class Worker:
         """Have `callback` run when the current job has ended, whatever became of it."""
         self._visits.append(callback)
 
-    def check_interrupted(self) -> None:
-        """Raise Interrupted if the running job was cancelled."""
-        job = self._job
-        if job is not None and job.interrupted:
-            raise Interrupted(f"{job.label} was cancelled")
-
     def defer(self, callback: Callable[[], Any]) -> None:
         """Have `callback` run on the loop's thread when the current job has succeeded."""
         job = self.running
         assert job is not None
         job.after = [*(job.after or ()), callback]
-
-    @contextmanager
-    def uninterrupted(self) -> Iterator[None]:
-        """Let no interrupt reach what runs inside: nobody could say what became of a COMMIT."""
-        with self._guard:
-            job, self._job = self._job, None
-        try:
-            yield
-        finally:
-            with self._guard:
-                self._job = job
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -318,36 +290,3 @@ class Worker:
             return f"{label} for {now - since:.1f} s"
         job = self.running
         return job.label if job is not None else ""
-
-    # -- from any thread --------------------------------------------------------------
-
-    def cancel(self, job: Job) -> None:
-        """Interrupt `job`, again and again until it has ended, from a thread made for that.
-
-        Not the loop's thread: an interrupt may talk to a server that does not answer. Not a
-        worker: all of them may be busy.
-        """
-        job.finished = threading.Event()
-        job.interrupted = True
-        threading.Thread(
-            target=self._pursue, args=(job, job.finished), name=f"{self.name} interrupt", daemon=True
-        ).start()
-
-    def _pursue(self, job: Job, finished: threading.Event) -> None:
-        kill_at = time.monotonic() + GRACE
-        attempt = 0
-        while job.state is not State.DONE:
-            self._strike(job, kill=time.monotonic() >= kill_at)
-            if finished.wait(PAUSES[min(attempt, len(PAUSES) - 1)]):
-                return
-            attempt += 1
-
-    def _strike(self, job: Job, kill: bool) -> None:
-        # Decided and done under the guard: see __init__.
-        with self._guard:
-            if self._job is not job:
-                return
-            if kill:
-                self.driver.kill()
-            else:
-                self.driver.interrupt()

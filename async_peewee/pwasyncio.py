@@ -19,7 +19,6 @@ from peewee import *  # noqa: F403
 from ._bridge import await_ as await_
 from ._bridge import greenlet_spawn as greenlet_spawn
 from ._calls import call_on_worker
-from ._contexts import contexts_of
 from ._databases import AsyncMySQLDatabase as MySQL
 from ._databases import AsyncPostgresqlDatabase as PostgreSQL
 from ._databases import AsyncSqliteDatabase as SQLite
@@ -27,6 +26,7 @@ from ._dual import install_dual, pend_method
 from ._errors import BlockingCallError
 from ._held import AsyncConnectionWrapper as AsyncConnectionWrapper
 from ._held import HeldConnections
+from ._lookup import contexts_of
 from ._models import MODEL_METHODS, AsyncModelBase
 from ._models import AsyncModel as DualModel
 from ._queries import adopt

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from async_peewee import PoolClosed, _worker
+from async_peewee import PoolClosed, _interrupts
 from async_peewee._gate import WriteGate
 from async_peewee._jobs import Interrupted, Job, State
 from async_peewee._worker import Worker, current_worker
@@ -163,7 +163,7 @@ class Guard:
 
 @pytest.fixture
 def guard(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Guard:
-    monkeypatch.setattr(_worker, "PAUSES", (0.001,))
+    monkeypatch.setattr(_interrupts, "PAUSES", (0.001,))
     return Guard(stage.worker)
 
 
@@ -405,7 +405,7 @@ def test_what_does_not_react_is_cut_off_after_the_grace(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is asked first, by an interrupt, and ends when its connection is cut."""
-    monkeypatch.setattr(_worker, "GRACE", 0.05)
+    monkeypatch.setattr(_interrupts, "GRACE", 0.05)
     step = Step(stage)
     real_kill = stage.driver.kill
     stage.driver.kill = lambda: (real_kill(), step.end.set())
@@ -419,7 +419,7 @@ def test_what_does_not_react_is_cut_off_after_the_grace(
 
 
 def test_within_the_grace_nothing_is_cut(stage: Stage, guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_worker, "GRACE", 60)
+    monkeypatch.setattr(_interrupts, "GRACE", 60)
     step = Step(stage)
     with stage.serving():
         wait_for(step.running)

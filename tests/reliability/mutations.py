@@ -34,14 +34,14 @@ class Mutation:
 MUTATIONS = [
     Mutation(
         "generation check",
-        "_worker.py",
+        "_interrupts.py",
         "            if self._job is not job:\n                return\n",
         "            if self._job is None:\n                return\n",
         "tests/test_worker.py -k interrupt",
     ),
     Mutation(
         "interrupt under the guard",
-        "_worker.py",
+        "_interrupts.py",
         "        with self._guard:\n            if self._job is not job:\n                return\n            if kill:",
         "        with self._guard:\n            if self._job is not job:\n                return\n        if True:\n            if kill:",
         "tests/test_worker.py -k interrupt",

@@ -13,7 +13,7 @@ import anyio
 import peewee
 import pytest
 
-from async_peewee import AsyncMySQLDatabase, AsyncPostgresqlDatabase, _connecting, _worker
+from async_peewee import AsyncMySQLDatabase, AsyncPostgresqlDatabase, _connecting, _interrupts
 from tests.support import Maker, Models, MySQLServer, Server, wait_until
 
 on_postgresql = pytest.mark.parametrize("make_database", ["psycopg2", "psycopg3"], indirect=True)
@@ -103,7 +103,7 @@ async def test_a_statement_whose_connection_was_cut_ends_on_the_server(
     server: Any = make_database.server
     if int(server.query("SHOW server_version_num")[0][0]) < 140000:
         return  # it cannot notice
-    monkeypatch.setattr(_worker, "GRACE", 0.1)
+    monkeypatch.setattr(_interrupts, "GRACE", 0.1)
     driver_class = type(models.database.family.make_driver())
     monkeypatch.setattr(driver_class, "stop_statement", lambda driver: None)
     await models.database.execute_sql("SET a.b = '1'")  # so that the session has been reset once

@@ -1,0 +1,73 @@
+"""Driver: what a worker needs of its connection, whatever the database.
+
+A driver belongs to one worker. Its methods run on that worker's thread, except `interrupt`
+and `kill`, which run on another one while a statement of the worker is running.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+def close_quietly(close: Callable[[], None]) -> None:
+    """Close a cursor whatever became of its connection, which the driver looks after."""
+    for _ in range(2):
+        try:
+            close()
+            return
+        except Exception:
+            # Again: that the connection is lost psycopg learns from the first attempt, and
+            # it warns of a cursor that is dropped open.
+            continue
+
+
+class Driver(Protocol):
+    """What a worker needs from its connection; `_drivers_*` has one for each database."""
+
+    # Peewee's state of the worker's thread: closed, transactions, callbacks.
+    state: dict[str, Any]
+    # Something has changed the session that the next user must not meet.
+    is_dirty: bool
+
+    def ready(self, check: Callable[[], None]) -> None:
+        """Open the connection, or replace it if it is broken or old.
+
+        `check` raises when nobody wants it any more.
+        """
+
+    def opens_slowly(self) -> bool:
+        """Return True if the connection is to be opened, and that is mostly waiting."""
+
+    def begin_stream(self, is_alone: bool) -> Any:
+        """Return a cursor that fetches rows as they are asked for."""
+
+    def begin_statement(self) -> None:
+        """Prepare for a statement; raise if the database has ended the transaction that it is for."""
+
+    def note_job_end(self) -> None:
+        """Look what a job has left of the transaction that goes on, or of the connection without one."""
+
+    def settle(self) -> None:
+        """Leave nothing of a job behind: no open transaction, no broken connection."""
+
+    def in_transaction(self) -> bool:
+        """Return True while a transaction is open."""
+
+    def close(self) -> None:
+        """Roll back and close."""
+
+    def interrupt(self) -> None:
+        """Stop the running statement; from another thread. May block for two seconds."""
+
+    def kill(self) -> None:
+        """Cut the connection under the running statement; from another thread."""
+
+
+@dataclass
+class StreamRequest:
+    """A wish for a streaming cursor, on its way through Peewee, and the cursor that came of it."""
+
+    is_alone: bool
+    cursor: Any = None
