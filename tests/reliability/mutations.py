@@ -97,7 +97,7 @@ MUTATIONS = [
     ),
     Mutation(
         "dead after a deadlock",
-        "_drivers.py",
+        "_drivers_mysql.py",
         "ROLLED_BACK = (1213,)",
         "ROLLED_BACK = ()",
         "tests/reliability/test_dead_transactions.py -k pymysql",
@@ -160,7 +160,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a cut statement ends on the server",
-        "_drivers.py",
+        "_drivers_postgresql.py",
         "            self._watches = bool(cursor.fetchall())\n",
         "            self._watches = False\n",
         "tests/reliability/test_connecting.py -k 'was_cut and psycopg2 and asyncio'",
