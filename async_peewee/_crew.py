@@ -94,6 +94,8 @@ class Crew:
     def should_end(self, worker: Worker) -> bool:
         """Decide whether a worker without work ends: nobody can want it, or not for long."""
         if self._loop.is_closed() or not threading.main_thread().is_alive():
+            with self._lock:
+                self.stop(worker)  # nobody else takes it off the list of the idle any more
             return True
         with self._lock:
             idle_for = time.monotonic() - worker.idle_since

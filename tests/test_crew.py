@@ -184,6 +184,8 @@ def test_a_loop_that_ends_without_close_takes_its_workers_along(
         time.sleep(0.01)
     assert worker_threads() == []
     assert [driver.calls[-1] for driver in fakes[0].drivers] == ["close", "close"]
+    # A writer that waited at the gate for them passes it on: other loops wait there too.
+    assert not fakes[0].pool._admit(Job(lambda: None, "writer"))
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
