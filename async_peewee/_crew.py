@@ -54,7 +54,7 @@ class Crew:
 
     def has_room(self) -> bool:
         """Return True if one more worker may be hired."""
-        return len(self.workers) < self._settings.pool_size
+        return not self.is_closing and len(self.workers) < self._settings.pool_size
 
     @property
     def free(self) -> int:
