@@ -87,6 +87,28 @@ async def test_close_lets_running_jobs_end_and_fails_waiting_ones() -> None:
         await fake.run(lambda: 42)
 
 
+async def test_a_pool_that_closes_hires_nobody() -> None:
+    """Not even when a worker is through with its last job and the waiting ones have just been failed."""
+    fake = FakePool(pool_size=2)
+
+    async def waiting() -> None:
+        with pytest.raises(PoolClosed):
+            await fake.run(lambda: "never")
+
+    async with anyio.create_task_group() as group:
+        first, second = await all_running(fake, 2)
+        group.start_soon(waiting)
+        await wait_until(lambda: fake.pool.stats().waiting == 1)
+        group.start_soon(fake.pool.close, 10)
+        await wait_until(lambda: fake.pool.stats().waiting == 0)
+        first.end.set()
+        await wait_until(lambda: fake.pool.stats().workers == 1)
+        second.end.set()
+        with anyio.fail_after(5):
+            await fake.pool.close(10)
+    assert len(fake.drivers) == 2
+
+
 async def test_a_cancelled_close_interrupts_and_still_leaves_nothing() -> None:
     fake = FakePool(pool_size=1)
     await fake.run(lambda: None)
