@@ -54,6 +54,7 @@ class Crew:
 
     def has_room(self) -> bool:
         """Return True if one more worker may be hired."""
+        # Of those that have been dropped, some may still be in the queue when the pool is closing.
         return not self.is_closing and len(self.workers) < self._settings.pool_size
 
     @property

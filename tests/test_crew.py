@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import anyio
@@ -17,6 +18,8 @@ from async_peewee._jobs import Job
 from async_peewee._worker import current_worker
 from tests.fakes import Blocker, FakePool, all_running, until_interrupted
 from tests.support import on_asyncio, wait_until, worker_threads
+
+BACKENDS = [name for name in ("asyncio", "trio") if find_spec(name)]
 
 
 async def test_idle_workers_retire_down_to_the_minimum(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,6 +85,28 @@ async def test_close_lets_running_jobs_end_and_fails_waiting_ones() -> None:
     assert not await fake.pool.close(1)
     with pytest.raises(PoolClosed):
         await fake.run(lambda: 42)
+
+
+async def test_a_pool_that_closes_hires_nobody() -> None:
+    """Not even when a worker is through with its last job and the waiting ones have just been failed."""
+    fake = FakePool(pool_size=2)
+
+    async def waiting() -> None:
+        with pytest.raises(PoolClosed):
+            await fake.run(lambda: "never")
+
+    async with anyio.create_task_group() as group:
+        first, second = await all_running(fake, 2)
+        group.start_soon(waiting)
+        await wait_until(lambda: fake.pool.stats().waiting == 1)
+        group.start_soon(fake.pool.close, 10)
+        await wait_until(lambda: fake.pool.stats().waiting == 0)
+        first.end.set()
+        await wait_until(lambda: fake.pool.stats().workers == 1)
+        second.end.set()
+        with anyio.fail_after(5):
+            await fake.pool.close(10)
+    assert len(fake.drivers) == 2
 
 
 async def test_a_cancelled_close_interrupts_and_still_leaves_nothing() -> None:
@@ -161,7 +186,7 @@ def closed_loop(main: Callable[[], Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "run", [closed_loop, anyio.run, partial(anyio.run, backend="trio")], ids=["close", "asyncio", "trio"]
+    "run", [closed_loop, *(partial(anyio.run, backend=name) for name in BACKENDS)], ids=["close", *BACKENDS]
 )
 @pytest.mark.parametrize("is_pinned", [False, True])
 def test_a_loop_that_ends_without_close_takes_its_workers_along(
@@ -188,7 +213,7 @@ def test_a_loop_that_ends_without_close_takes_its_workers_along(
     assert not fakes[0].pool._admit(Job(lambda: None, "writer"))
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_run_that_ends_interrupts_what_still_runs(backend: str) -> None:
     """And is over when that has ended."""
     fakes: list[FakePool] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import statistics
 import sys
 import threading
 import time
@@ -14,11 +15,12 @@ import anyio
 import peewee
 import pytest
 
-from tests.support import COUNT, Maker, Models, Server, slow_sql, wait_until, worker_threads
+from tests.support import COUNT, SOAK, Maker, Models, Server, slow_sql, wait_until, worker_threads
 
-# Far less than what is cancelled would take, and more than a busy machine needs, in seconds.
-# Alone on the machine it is 10 to 30 ms.
-SOON = 5.0
+# Far less than what is cancelled would take, in seconds. Alone on the machine it is 10 to 30 ms,
+# but a server that is slow to greet the side connection may cost an attempt of 2 seconds, and
+# another one: what no attempt has stopped within 5 seconds is cut.
+SOON = 10.0
 
 
 async def by_scope(call: Callable[[], Awaitable[Any]], after: float) -> float:
@@ -96,6 +98,7 @@ async def test_fifteen_cancelled_sleeps_on_a_pool_of_two(make_database: Maker, c
             group.cancel_scope.cancel()
         assert len(late) == 15
         assert max(late) < SOON
+        assert statistics.median(late) < 2  # nothing of most of them ran, so they wait for nobody
         assert max(active, default=0) <= 2
         assert len(worker_threads()) <= 2
         assert set(threads) <= set(worker_threads())
@@ -104,7 +107,10 @@ async def test_fifteen_cancelled_sleeps_on_a_pool_of_two(make_database: Maker, c
 
 @pytest.mark.slow
 async def test_no_innocent_query_is_hit(make_database: Maker) -> None:
-    """1,000 times: a query of some milliseconds is cancelled at a random moment, the next one is unharmed."""
+    """A query of some milliseconds is cancelled at a random moment, the next one is unharmed.
+
+    200 times; in a soak 1,000 times.
+    """
     database = make_database(pool_size=1)
     rng = random.Random(7)
     sql = slow_sql(make_database.kind, 0.004)
@@ -118,7 +124,7 @@ async def test_no_innocent_query_is_hit(make_database: Maker) -> None:
         assert row == (number,)
 
     async with database:
-        for number in range(1000):
+        for number in range(1000 if SOAK else 200):
             async with anyio.create_task_group() as group:
                 group.start_soon(victim, rng.uniform(0, 0.007))
                 group.start_soon(innocent, number)

@@ -13,7 +13,7 @@ import anyio
 import peewee
 import pytest
 
-from async_peewee import AsyncMySQLDatabase, AsyncPostgresqlDatabase, _connecting, _interrupts
+from async_peewee import AsyncMySQLDatabase, AsyncPostgresqlDatabase, _connecting, _interrupts, aio
 from tests.support import Maker, Models, MySQLServer, Server, wait_until
 
 on_postgresql = pytest.mark.parametrize("make_database", ["psycopg2", "psycopg3"], indirect=True)
@@ -57,7 +57,7 @@ async def test_calls_cancelled_while_a_server_says_nothing_end(
     with anyio.fail_after(5), anyio.move_on_after(0.2) as scope:
         async with anyio.create_task_group() as group:
             for _ in range(3):
-                group.start_soon(database.run, lambda: None)
+                group.start_soon(aio, database.run(lambda: None))
     assert scope.cancelled_caught
     await database.close()
 

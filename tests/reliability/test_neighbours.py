@@ -126,7 +126,9 @@ async def test_memory_is_one_worker_and_one_database(anyio_backend: Any, name: s
 CTRL_C_BACKENDS = ["asyncio", "uvloop", "trio"] if sys.version_info >= (3, 11) else ["trio"]
 
 CTRL_C = """
-import sys, anyio
+import signal, sys, anyio
+# A shell starts what runs in its background with Ctrl-C ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from async_peewee import AsyncPostgresqlDatabase, AsyncSqliteDatabase
 target, name, backend, slow = sys.argv[1:]
 if target.startswith("postgresql"):
