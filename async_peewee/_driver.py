@@ -146,7 +146,7 @@ class ConnectionDriver:
                 self._discard()
         # In manual mode BEGIN and COMMIT are the user's, in blocks inside it too.
         elif not any(isinstance(block, peewee._manual) for block in transactions):
-            self.dead = self.dead or not self.in_transaction()
+            self.dead = self.dead or self.has_lost_transaction()
 
     def begin_statement(self) -> None:
         """Prepare for a statement; refuse it in a dead transaction."""
@@ -223,6 +223,10 @@ class ConnectionDriver:
     def reset_session(self) -> None:
         """Bring the session back to how it was when connected; here, by a new one."""
         self._discard()
+
+    def has_lost_transaction(self) -> bool:
+        """Return True if the transaction that Peewee believes to be open has been rolled back."""
+        return not self.in_transaction()
 
     def in_transaction(self) -> bool:
         """Return True while the connection has a transaction open, without a round trip."""

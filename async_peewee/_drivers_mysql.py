@@ -72,6 +72,11 @@ class MySQLDriver(SocketDriver):
             return False
         return self.is_in_transaction()
 
+    def has_lost_transaction(self) -> bool:
+        # CREATE TABLE and the like commit, and the block goes on without a transaction, as in
+        # Peewee. What the server rolls back by itself comes with an error: see note_error().
+        return self.is_lost()
+
     def is_in_transaction(self) -> bool:
         status = getattr(self.connection, "server_status", None)
         # mysqlclient does not tell; then Peewee's own count has to do.

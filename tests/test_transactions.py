@@ -9,7 +9,7 @@ import anyio
 import peewee
 import pytest
 
-from async_peewee import AsyncSqliteDatabase, BlockingCallError, aio
+from async_peewee import AsyncModel, AsyncSqliteDatabase, BlockingCallError, aio
 from tests.support import Maker, Models
 
 
@@ -311,3 +311,19 @@ async def test_a_transaction_left_open_on_a_worker_is_rolled_back(
     await models.database.run(lambda: models.database.execute_sql("SELECT 1"))
     assert "left open" in caplog.text
     assert await names(models) == ["a"]
+
+
+async def test_a_table_made_inside_a_block_does_not_end_the_block(db: Any) -> None:
+    """Where CREATE TABLE commits, on MySQL, the block goes on without a transaction, as in plain Peewee."""
+
+    class Note(AsyncModel):
+        text = peewee.TextField()
+
+        class Meta:
+            table_name = "notes"
+
+    db.bind([Note])
+    async with db.atomic():
+        await Note.create_table()
+        await Note.create(text="a")
+    assert await Note.select().count() == 1
