@@ -40,7 +40,7 @@ class Use:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         descriptors = len(list(Path("/proc/self/fd").iterdir()))
         # What is known of statements does not count: of that there is a limit.
-        objects = sum(not isinstance(thing, Statement) for thing in gc.get_objects())
+        objects = sum(type(thing) is not Statement for thing in gc.get_objects())
         return Use(objects, pages * os.sysconf("SC_PAGE_SIZE"), descriptors, threading.active_count())
 
     def check_no_more_than(self, before: Use) -> None:
