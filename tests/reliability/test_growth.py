@@ -83,6 +83,20 @@ async def test_many_calls_leave_nothing_behind(make_database: Maker) -> None:
                     group.start_soon(actor, models, count // 10)
             return Use.now()
 
+        # Each connection once: SQLite opens its files with the first query.
+        everybody = anyio.Event()
+
+        async def visit() -> None:
+            async with database.connection_context():
+                await models.User.get_by_id(1)
+                if database.stats().pinned == 4:
+                    everybody.set()
+                await everybody.wait()
+
+        async with anyio.create_task_group() as group:
+            for _ in range(4):
+                group.start_soon(visit)
+
         before = await many(2000)
         (await many(CALLS - 2000)).check_no_more_than(before)
 

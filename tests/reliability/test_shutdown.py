@@ -38,7 +38,7 @@ async def test_three_close_at_once_while_a_call_runs(make_database: Maker) -> No
     ended: list[str] = []
 
     async def call() -> None:
-        with pytest.raises(peewee.OperationalError):
+        with pytest.raises(Exception, match="cancel|interrupted"):  # some in the driver's own words
             await database.execute_sql(slow_sql(make_database.kind, 30))
         ended.append("the call")
 
@@ -65,7 +65,7 @@ async def test_opened_again_while_it_closes(make_database: Maker) -> None:
     await database.connect()
 
     async def call() -> None:
-        with pytest.raises(peewee.OperationalError):
+        with pytest.raises(Exception, match="cancel|interrupted"):  # some in the driver's own words
             await database.execute_sql(slow_sql(make_database.kind, 30))
 
     async with anyio.create_task_group() as group:
