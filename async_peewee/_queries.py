@@ -134,6 +134,7 @@ class AsyncQuery:
     clone: Any
     _database: Any
     _load_tree: Any
+    _cursor_wrapper: Any
 
     def __await__(self) -> Generator[Any, Any, Any]:
         """Execute the query; `await query` is `await query.execute()`."""
@@ -162,6 +163,9 @@ class AsyncQuery:
 
     def __iter__(self) -> Iterator[Any]:
         self._guard("for row in query", "async for row in query, or await query.execute()")
+        if isinstance(self, peewee.SelectBase) and _is_filled(self):
+            # Peewee's own, before 4.5.3, takes a result without rows for none.
+            return iter(self._cursor_wrapper)
         return super().__iter__()  # type: ignore[misc, no-any-return]
 
     def __len__(self) -> int:

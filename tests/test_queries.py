@@ -60,6 +60,13 @@ async def test_await_fills_the_query(filled: Models) -> None:
     assert len(statements) == 2
 
 
+async def test_a_result_without_rows_is_a_result(sqlite_models: Models) -> None:
+    """Iterating the query, its length and its truth need no more I/O."""
+    query = sqlite_models.User.select()
+    await query
+    assert (list(query), len(query), bool(query)) == ([], 0, False)
+
+
 async def test_async_for_runs_once_and_keeps_the_rows(sqlite_filled: Models) -> None:
     """A second loop, nested loops and a plain loop afterwards read the same rows."""
     query = sqlite_filled.User.select().order_by(sqlite_filled.User.age)
