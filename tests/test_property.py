@@ -91,6 +91,10 @@ class Interpreter(Side):
             # These commit the whole transaction, and the savepoints around them are gone. Then
             # the error of the lost savepoint takes the place of the program's own in Peewee.
             kind = "atomic"
+        elif kind == "savepoint" and isinstance(self.database.top_transaction(), peewee._manual):
+            # A block before it may have committed the transaction, and MySQL then forgets the
+            # savepoint at once: the error of it would, again, take the place of the program's own.
+            kind = "connection"
         self.nesting += kind not in ("connection", "run")
         try:
             await getattr(self, kind)(block)

@@ -23,6 +23,8 @@ pytestmark = [
 
 CALLS = 40_000 if SOAK else 10_000
 LOOPS = 500 if SOAK else 50
+# The most workers of a pool here.
+FEW = 4
 
 
 @dataclass
@@ -48,8 +50,10 @@ class Use:
         print(self, "after", before, end=" ")
         assert self.objects < before.objects + 500
         assert self.resident < before.resident + 10_000_000
-        assert self.descriptors <= before.descriptors
-        assert self.threads <= before.threads
+        # A few more are no leak, which would be one for each loop or many calls: a second worker
+        # that came late, and the threads that trio keeps for ten seconds.
+        assert self.descriptors <= before.descriptors + FEW
+        assert self.threads <= before.threads + FEW
 
 
 async def actor(models: Models, count: int) -> None:
