@@ -98,11 +98,14 @@ class Schedule:
         return self._next_queued() or self._next_placed()
 
     def _next_placed(self) -> Job | None:
-        while self._placed:
-            job = self._placed.popleft()
-            if job.state is State.QUEUED:
-                self.assign(job, job.worker)
-            if job.state is State.TAKEN:
+        """Return the first job whose own worker is free for it: it may be aside with another."""
+        for job in list(self._placed):
+            if job.state is State.DROPPED:
+                self._placed.remove(job)
+            elif job.worker.running in (None, job):
+                self._placed.remove(job)
+                if job.state is State.QUEUED:
+                    self.assign(job, job.worker)
                 return job
         return None
 

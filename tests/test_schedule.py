@@ -97,6 +97,33 @@ async def test_while_one_steps_aside_another_runs_and_the_first_goes_on_before_n
 
 
 @pytest.mark.usefixtures("nobody_looks")
+async def test_a_second_call_of_a_block_waits_for_the_first_though_that_steps_aside() -> None:
+    """Two tasks on one connection: the worker that comes back must not find its turn taken for the other."""
+    async with FakePool(pool_size=2) as fake:
+        pinned = await fake.run(worker_here, pin=True)
+        order: list[str] = []
+        is_aside, may_return = threading.Event(), threading.Event()
+
+        def first() -> None:
+            with worker_here().aside():
+                is_aside.set()
+                assert may_return.wait(10)
+            order.append("first")
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(lambda: fake.run(first, worker=pinned))
+            await wait_until(is_aside.is_set)
+            second = Job(lambda: order.append("second"), "second", worker=pinned)
+            fake.pool.submit(second)
+            assert await fake.run(lambda: 42) == 42  # others are served meanwhile
+            assert (second.state, pinned.running is second) == (State.QUEUED, False)
+            may_return.set()
+            await wait_until(lambda: second.state is State.DONE)
+        assert order == ["first", "second"]
+        await fake.run(lambda: None, worker=pinned, unpin=True)
+
+
+@pytest.mark.usefixtures("nobody_looks")
 async def test_blocks_and_single_calls_take_turns() -> None:
     """Neither those that hold a worker nor those that wait for one have to wait for all the others."""
     async with FakePool(pool_size=2) as fake:
