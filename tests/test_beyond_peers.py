@@ -194,3 +194,27 @@ async def test_a_coroutine_function_runs_after_the_commit(models: Models) -> Non
         await models.User.create(name="a")
         assert heard == []
     assert heard == [1]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_function_registered_late_is_known_to_every_connection(
+    sqlite_db: AsyncSqliteDatabase, when: str
+) -> None:
+    """There it is lost once the database is connected, with a warning about a coroutine."""
+    if when == "after":
+        await sqlite_db.connect()
+
+    @sqlite_db.func("shout")
+    def shout(text: str) -> str:
+        return text.upper()
+
+    results: list[Any] = []
+
+    async def call() -> None:
+        async with sqlite_db.connection_context():
+            results.append((await sqlite_db.execute_sql("SELECT shout('a')")).fetchone())
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(4):
+            tasks.start_soon(call)
+    assert results == [("A",)] * 4
