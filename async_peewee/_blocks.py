@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._contexts import ConnectionContexts, SharedConnection
 from ._transactions import (
     AsyncAtomic,
     AsyncConnectionContext,
@@ -15,9 +14,7 @@ from ._transactions import (
 
 
 class Blocks:
-    """The methods of a database that open a block."""
-
-    contexts: ConnectionContexts
+    """The methods of a database that open a block; of a proxy too, for which decorators may come first."""
 
     def atomic(self, *args: Any, **kwargs: Any) -> AsyncAtomic:
         """Open a transaction, or a savepoint inside one.
@@ -48,7 +45,3 @@ class Blocks:
     def connection_context(self) -> AsyncConnectionContext:
         """Hold one connection for a block, without a transaction."""
         return AsyncConnectionContext(self)
-
-    def share_connection(self) -> SharedConnection:
-        """Hand this task's block to another task, which enters it with `async with`."""
-        return self.contexts.share()

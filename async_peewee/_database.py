@@ -24,7 +24,7 @@ from ._calls import (
     sync_allowed,
 )
 from ._connecting import bound_attempts, connect_once
-from ._contexts import ConnectionContexts
+from ._contexts import ConnectionContexts, SharedConnection
 from ._dual import WRITES, install_dual, refuse_bind_ctx, refuse_peewee
 from ._errors import ConfigurationError
 from ._families import Family, check_class, family_of
@@ -261,6 +261,10 @@ class AsyncDatabase(Blocks, TypedDatabase):
         """Bind models to this database for a `with` block; refused on an event loop."""
         refuse_bind_ctx()
         return super().bind_ctx(models, bind_refs, bind_backrefs)
+
+    def share_connection(self) -> SharedConnection:
+        """Hand this task's block to another task, which enters it with `async with`."""
+        return self.contexts.share()
 
 
 def _pend_database(

@@ -7,22 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import peewee
 
+from ._blocks import Blocks
 from ._errors import ConfigurationError
 from ._models import AsyncModel
-from ._transactions import (
-    AsyncAtomic,
-    AsyncConnectionContext,
-    AsyncManualCommit,
-    AsyncSavepoint,
-    AsyncTransaction,
-)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ._typed_proxy import TypedProxy
 else:
-    TypedProxy = peewee.DatabaseProxy
+
+    class TypedProxy(Blocks, peewee.DatabaseProxy):
+        """Peewee's proxy, with our blocks in the place of its plain ones."""
 
 
 class AsyncDatabaseProxy(TypedProxy):
@@ -58,26 +54,6 @@ class AsyncDatabaseProxy(TypedProxy):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.obj.__aexit__(kind, error, trace)
-
-    # Peewee's build plain blocks. All take the proxy, so that decorators may come before
-    # initialize().
-
-    def atomic(self, *args: Any, **kwargs: Any) -> AsyncAtomic:
-        return AsyncAtomic(self, *args, **kwargs)
-
-    atomic_async = atomic
-
-    def transaction(self, *args: Any, **kwargs: Any) -> AsyncTransaction:
-        return AsyncTransaction(self, *args, **kwargs)
-
-    def savepoint(self) -> AsyncSavepoint:
-        return AsyncSavepoint(self)
-
-    def manual_commit(self) -> AsyncManualCommit:
-        return AsyncManualCommit(self)
-
-    def connection_context(self) -> AsyncConnectionContext:
-        return AsyncConnectionContext(self)
 
     @property
     def Model(self) -> Any:  # noqa: N802  # Peewee's name
