@@ -115,9 +115,7 @@ class WorkerPool:
         """Time out what waits too long, and free the turn of a worker that waits itself."""
         with self._lock:
             now = time.monotonic()
-            message = self._describe_timeout(now)
-            overdue = self._schedule.queue.drop_overdue(now)
-            self._counts["timed_out"] += len(overdue)
+            overdue, message = self._drop_overdue(now)
             self._schedule.turnstile.free_if_stuck(now)
             self._schedule.dispatch()
             self._looks = self._schedule.is_waiting() or self._replies_wait
@@ -127,6 +125,16 @@ class WorkerPool:
         self._replies.deliver()
         self._grow()
         return pause
+
+    def _drop_overdue(self, now: float) -> tuple[list[Job], str]:
+        """Drop the jobs that have waited too long; return them and what to tell their callers."""
+        deadline = self._schedule.queue.next_deadline()
+        if deadline is None or deadline > now:
+            return [], ""
+        message = self._describe_timeout(now)  # before: it says how many wait
+        overdue = self._schedule.queue.drop_overdue(now)
+        self._counts["timed_out"] += len(overdue)
+        return overdue, message
 
     def _describe_timeout(self, now: float) -> str:
         holders = [text for worker in self._crew.workers if (text := worker.describe(now))]
