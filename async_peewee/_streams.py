@@ -10,7 +10,7 @@ from typing import Any
 import peewee
 
 from ._contexts import ConnectionContexts
-from ._driver_protocol import StreamRequest, close_quietly
+from ._driver_protocol import StreamRequest
 from ._errors import BlockingCallError, PoolClosed
 from ._pins import Pin, current_driver
 from ._results import convert, driver_errors, fill
@@ -129,7 +129,7 @@ class _Chunks:
             self.is_exhausted = True
             return list(self._wrapper.row_cache)
         with driver_errors:
-            rows = self._wrapper.cursor.raw.fetchmany(self._size)
+            rows = self._wrapper.cursor.fetchmany(self._size)
         self.is_exhausted = len(rows) < self._size
         self._size = CHUNK
         return convert(self._wrapper, rows)
@@ -147,34 +147,10 @@ class _Chunks:
                 driver.end_stream(request.cursor, is_exhausted=True)
             raise
         make_wrapper: Any = query._get_cursor_wrapper  # type: ignore[union-attr]
-        return make_wrapper(ChunkedCursor(cursor))
+        return make_wrapper(cursor)
 
     def close(self) -> None:
         wrapper, self._wrapper = self._wrapper, None
         driver = current_driver(self._database)
-        if wrapper is not None and isinstance(wrapper.cursor, ChunkedCursor) and driver is not None:
-            driver.end_stream(wrapper.cursor.raw, self.is_exhausted)
-
-
-class ChunkedCursor:
-    """A cursor whose fetchone() takes from chunks: a named cursor's own asks the server each time."""
-
-    def __init__(self, cursor: Any) -> None:
-        self.raw = cursor
-        self._rows: Iterator[Any] = iter(())
-        self.size = FIRST_CHUNK
-
-    @property
-    def description(self) -> Any:
-        return self.raw.description
-
-    def fetchone(self) -> Any:
-        row = next(self._rows, None)
-        if row is None:
-            with driver_errors:
-                self._rows = iter(self.raw.fetchmany(self.size))
-            row = next(self._rows, None)
-        return row
-
-    def close(self) -> None:
-        close_quietly(self.raw.close)
+        if wrapper is not None and not wrapper.populated and driver is not None:
+            driver.end_stream(wrapper.cursor, self.is_exhausted)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from playhouse.postgres_ext import FetchManyCursor
 
 from ._databases import AsyncPostgresqlDatabase
-from ._streams import ChunkedCursor
+from ._driver_protocol import close_quietly
+from ._results import driver_errors
 from ._worker import current_worker
 
 if TYPE_CHECKING:  # playhouse has no types; this is its class, as far as it is used here
@@ -38,8 +39,7 @@ class AsyncPostgresqlExtDatabase(AsyncPostgresqlDatabase, PostgresqlExtDatabase)
         cursor, worker = super().execute(query, **options), current_worker()
         if worker is None or not isinstance(cursor, FetchManyCursor):
             return cursor
-        replacement = ServerSideCursor(cursor.cursor)
-        replacement.size = cursor.array_size
+        replacement = ServerSideCursor(cursor.cursor, cursor.array_size)
         worker.at_job_end(partial(_close, weakref.ref(replacement)))
         return replacement
 
@@ -55,25 +55,37 @@ class AsyncPostgresqlExtDatabase(AsyncPostgresqlDatabase, PostgresqlExtDatabase)
         return connection
 
 
-class ServerSideCursor(ChunkedCursor):
+class ServerSideCursor:
     """A server-side cursor that ends on its worker: read to its end, dropped, or left by its job.
 
     Peewee's is part of a reference cycle. Python would close it some time later, in any
     thread, the event loop's too.
     """
 
-    _is_exhausted = False
+    def __init__(self, cursor: Any, size: int) -> None:
+        self.cursor = cursor
+        self._size = size
+        self._rows: Iterator[Any] = iter(())
+        self._is_exhausted = False
 
     @property
-    def cursor(self) -> Any:
-        return self.raw
+    def description(self) -> Any:
+        return self.cursor.description
 
     def fetchone(self) -> Any:
-        row = None if self._is_exhausted else super().fetchone()
+        """Return the next row out of a chunk: the cursor's own would ask the server for each."""
+        row = next(self._rows, None)
+        if row is None and not self._is_exhausted:
+            with driver_errors:
+                self._rows = iter(self.cursor.fetchmany(self._size))
+            row = next(self._rows, None)
         if row is None:
             self._is_exhausted = True
             self.close()
         return row
+
+    def close(self) -> None:
+        close_quietly(self.cursor.close)
 
     def __del__(self) -> None:
         self.close()
