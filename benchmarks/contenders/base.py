@@ -18,6 +18,9 @@ class Contender:
     # Plain synchronous code: its coroutines never suspend, and are driven on threads.
     is_synchronous = False
 
+    db: Any
+    models: Any
+
     def __init__(self, address: dict[str, Any], driver: str, pool_size: int) -> None:
         self.address = address
         self.driver = driver
@@ -68,6 +71,13 @@ class Contender:
     async def run(self, key: int) -> None:
         """Do the same as one synchronous function."""
         raise NotImplementedError
+
+    def count(self, key: int) -> None:
+        """What `run()` is to do; `self.db` and `self.models` are what `open()` has made."""
+        with self.db.atomic(*self.begin):
+            counter = self.models.Counter.get_by_id(key)
+            counter.number += 1
+            counter.save()
 
     async def slow(self) -> int:
         """Return what a query answers that keeps the database busy."""

@@ -15,7 +15,7 @@ class Ours(Contender):
         size = {"pool_size": self.pool_size, "acquire_timeout": BUSY_SECONDS}
         if self.is_sqlite:
             path = self.address["path"]
-            self.db: Any = AsyncSqliteDatabase(path, pragmas=PRAGMAS, timeout=BUSY_SECONDS, **size)
+            self.db = AsyncSqliteDatabase(path, pragmas=PRAGMAS, timeout=BUSY_SECONDS, **size)
         else:
             use_psycopg3 = self.driver == "psycopg3"
             self.db = AsyncPostgresqlDatabase(**self.address, prefer_psycopg3=use_psycopg3, **size)
@@ -42,12 +42,6 @@ class Ours(Contender):
 
     async def run(self, key: int) -> None:
         await self.db.run(self.count, key)
-
-    def count(self, key: int) -> None:
-        with self.db.atomic(*self.begin):
-            counter = self.models.Counter.get_by_id(key)
-            counter.number += 1
-            counter.save()
 
     async def slow(self) -> int:
         return await slow_query(self.models.Item).scalar()

@@ -29,7 +29,7 @@ class Held(Contender):
         size = {"pool_size": self.pool_size, "acquire_timeout": BUSY_SECONDS}
         if self.is_sqlite:
             path = self.address["path"]
-            self.db: Any = AsyncSqliteDatabase(path, pragmas=PRAGMAS, timeout=BUSY_SECONDS, **size)
+            self.db = AsyncSqliteDatabase(path, pragmas=PRAGMAS, timeout=BUSY_SECONDS, **size)
         else:
             self.db = AsyncPostgresqlDatabase(**self.address, **size)
         self.models = make_models(AsyncModel, self.db)
@@ -59,12 +59,6 @@ class Held(Contender):
     async def run(self, key: int) -> None:
         async with self.call(), self.writer:
             await self.db.run(self.count, key)
-
-    def count(self, key: int) -> None:
-        with self.db.atomic(*self.begin):
-            counter = self.models.Counter.get_by_id(key)
-            counter.number += 1
-            counter.save()
 
     async def slow(self) -> int:
         async with self.call():
