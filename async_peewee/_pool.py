@@ -191,13 +191,13 @@ class WorkerPool:
         if worker.held_gate is not None:
             # While it has the turn and is the first of the idle: the next writer gets both.
             worker.leave_gate()
-        following, batch = self._go_on(worker)
+        following, batch = self._pass_on(worker)
         if job.finished is not None:
             job.finished.set()
         self._replies.send(job, batch)
         return following
 
-    def _go_on(self, worker: Worker) -> tuple[Job | None, int]:
+    def _pass_on(self, worker: Worker) -> tuple[Job | None, int]:
         """Return the next job for a worker, and how many replies may wait for one another meanwhile."""
         with self._lock:
             self._schedule.turnstile.leave(worker)
