@@ -38,16 +38,19 @@ ATTEMPT = 5
 SECRET_NAMES = ("password", "passwd", "sslpassword", "passphrase")
 
 
-def connect_patiently(database: Any, timeout: float, check: Callable[[], None]) -> None:
+def connect_patiently(
+    database: Any, attempt: Callable[[], None], timeout: float, check: Callable[[], None]
+) -> None:
     """Connect this thread, trying for `timeout` seconds while the server is away.
 
-    `check` is called in between and raises when nobody wants the connection any more. Raises
-    what the driver raised last, without any part of a password.
+    `attempt` leaves nothing half open behind when it fails. `check` is called in between and
+    raises when nobody wants the connection any more. Raises what the driver raised last,
+    without any part of a password.
     """
     deadline = time.monotonic() + timeout
     for pause in _pauses():
         try:
-            database.connect(reuse_if_open=True)
+            attempt()
             return
         except peewee.PeeweeException as error:
             is_hopeless = not TRANSIENT.search(str(error)) or time.monotonic() + pause > deadline

@@ -81,11 +81,30 @@ class ConnectionDriver:
     def _connect(self, check: Callable[[], None]) -> None:
         self.state = self.database._state.__dict__
         self._generation = self.database.generation
-        connect_patiently(self.database, self._acquire_timeout, check)
+        connect_patiently(self.database, self._open, self._acquire_timeout, check)
         self.is_dirty = False
         lifetime = self._max_lifetime * random.uniform(SHORTEST_LIFE, 1.0)
         self._replace_at = time.monotonic() + lifetime
-        self.connected()
+
+    def _open(self) -> None:
+        """Make one attempt to connect; if it fails, nothing is half open."""
+        try:
+            self.database.connect(reuse_if_open=True)
+            self._note_connection()
+        except BaseException:
+            # Peewee keeps a connection that was lost while it was being set up, and the next
+            # attempt would take it for a good one.
+            if not self.state["closed"]:
+                self._discard()
+            raise
+
+    def _note_connection(self) -> None:
+        try:
+            self.connected()
+        except Exception as error:
+            raise peewee.OperationalError(
+                f"the server closed the connection that it had just opened ({error})"
+            ) from error
 
     def settle(self) -> None:
         """Leave no open transaction and no broken connection to the next job."""

@@ -75,6 +75,50 @@ async def test_a_server_that_says_nothing_is_given_up_after_acquire_timeout(
     assert database.is_closed()
 
 
+@pytest.mark.parametrize("make_database", ["psycopg2"], indirect=True)
+async def test_a_connection_that_is_lost_as_soon_as_it_is_open_is_replaced(
+    make_database: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was sent over it yet: the call does not hear of it."""
+    server: Any = make_database.server
+    database = make_database(pool_size=1)
+    driver_class = type(database.family.make_driver())
+    connected, killed = driver_class.connected, []
+
+    def kill_the_first(driver: Any) -> None:
+        if not killed:
+            killed.extend(server.backends())
+            server.kill(*killed)
+        connected(driver)
+
+    monkeypatch.setattr(driver_class, "connected", kill_the_first)
+    async with database:
+        assert (await database.execute_sql("SELECT 1")).fetchone() == (1,)
+        assert len(killed) == 1
+        assert server.backends() != killed
+
+
+@on_servers
+async def test_a_connection_that_is_lost_while_it_is_set_up_is_not_used(
+    make_database: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Peewee sets each up by itself, and keeps it when that fails: the next attempt makes another."""
+    database = make_database(pool_size=1)
+    seen: list[Any] = []
+
+    def initialize(connection: Any) -> None:
+        seen.append(connection)
+        if len(seen) == 1:
+            raise peewee.OperationalError("server closed the connection unexpectedly")
+
+    monkeypatch.setattr(database, "_initialize_connection", initialize)
+    async with database:
+        used = await database.run(lambda: database.connection())
+    first, second = seen
+    assert used is second
+    assert first is not second
+
+
 def test_a_bound_of_the_users_own_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     """As an argument, in the URL, or in libpq's variable."""
     own = AsyncPostgresqlDatabase("name", connect_timeout=60)
