@@ -114,7 +114,7 @@ async def test_a_connection_that_is_lost_while_it_is_set_up_is_not_used(
     monkeypatch.setattr(database, "_initialize_connection", initialize)
     async with database:
         used = await database.run(lambda: database.connection())
-    first, second = seen
+        first, second = seen
     assert used is second
     assert first is not second
 
