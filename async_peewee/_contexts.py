@@ -173,6 +173,13 @@ class ConnectionContexts:
         await pool.run(job)
         return job.outcome() if job.after is None else await _outcome(job)
 
+    def begin(self, function: Callable[[], Any], label: str, pin: Pin) -> Job:
+        """Start a function on a pinned worker; `pin.pool.wait()` is for whoever wants its outcome."""
+        pin.check()
+        job = Job(function, label, worker=pin.worker)
+        pin.pool.start(job)
+        return job
+
     async def acquire(
         self,
         function: Callable[[], Any],

@@ -23,7 +23,7 @@ class Parker(Protocol):
     def unpark(self) -> None:
         """End the wait. Call it on the thread that runs the loop."""
 
-    async def park(self, on_cancel: Callable[[], bool]) -> None:
+    def park(self, on_cancel: Callable[[], bool]) -> Awaitable[None]:
         """Wait for `unpark`.
 
         When the task is cancelled, `on_cancel` is called once. If it returns True the
@@ -205,15 +205,16 @@ class AsyncioParker:
 class TrioLoop:
     def __init__(self, token: Any) -> None:
         self.key = token
+        # Kept: at the end of the interpreter, sys.modules may be empty already.
+        self._over: type[Exception] = sys.modules["trio"].RunFinishedError
 
     def parker(self) -> TrioParker:
         return TrioParker()
 
     def wake(self, callback: Callback) -> bool:
-        trio = sys.modules["trio"]
         try:
             self.key.run_sync_soon(callback)
-        except trio.RunFinishedError:
+        except self._over:
             return False
         return True
 

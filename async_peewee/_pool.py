@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from ._crew import Crew
@@ -56,9 +56,18 @@ class WorkerPool:
         it is interrupted, and the cancellation goes on when its worker is free. `shielded`:
         the job is left alone, and the cancellation goes on when it has ended.
         """
+        self.start(job)
+        await self.wait(job, shielded=shielded)
+
+    def start(self, job: Job) -> None:
+        """Submit a job that `wait` will be called for later."""
         job.parker = self.loop.parker()
         self.submit(job)
-        await job.parker.park(_never if shielded else partial(self._cancel, job))
+
+    def wait(self, job: Job, *, shielded: bool = False) -> Awaitable[None]:
+        """Wait until a job that was started has ended; cancellation as in `run`."""
+        assert job.parker is not None
+        return job.parker.park(_never if shielded else partial(self._cancel, job))
 
     def submit(self, job: Job) -> None:
         """Put a job on its way. Raises PoolClosed or PoolFull."""
@@ -92,6 +101,11 @@ class WorkerPool:
         return is_admitted
 
     # -- taking it back ---------------------------------------------------------------
+
+    def abandon(self, job: Job) -> None:
+        """Have a job ended that nobody will wait for, if it still is under way."""
+        if job.state is not State.DONE:
+            self._cancel(job)
 
     def _cancel(self, job: Job) -> bool:
         """Drop a queued job (True), or have a running one interrupted (False)."""

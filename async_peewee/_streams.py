@@ -1,24 +1,41 @@
-"""Streams: the rows of one query, in chunks from a pinned worker, with bounded memory."""
+"""Streams: the rows of one query, in chunks from a pinned worker, with bounded memory.
+
+While the loop goes through one chunk, the worker fetches the next, and no more than that.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
+from functools import partial
 from types import TracebackType
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import peewee
 
 from ._contexts import ConnectionContexts
 from ._driver_protocol import StreamRequest
 from ._errors import BlockingCallError, PoolClosed
+from ._jobs import Job, State
 from ._pins import Pin, current_driver
 from ._results import convert, driver_errors, fill
 
-# Rows a stream keeps in memory at once: the first chunk is small, so that the first row
-# comes soon; then as many as psycopg2 itself takes for a good size.
+# Rows of the first chunk: few, so that the first row comes soon.
 FIRST_CHUNK = 100
-CHUNK = 2000
+
+# How long the worker should need for a chunk, in seconds: a hundred times what the chunk's way
+# to the loop costs, and short enough for others that want the interpreter.
+CHUNK_SECONDS = 0.01
+
+# The most rows of a chunk. Two chunks are in memory at a time.
+CHUNK = 5000
+
+# How long a stream that ends early lets the fetch of the next chunk end by itself, in seconds:
+# it nearly always does, and an interrupt may cost a connection to the server.
+PATIENCE = 0.1
 
 
 class Stream:
@@ -32,6 +49,8 @@ class Stream:
         self._block: Pin | None = contexts.current()
         self._chunks = _Chunks(database, query, is_alone=self._block is None)
         self._own: Pin | None = None
+        # The fetch of the next chunk, while the loop goes through this one.
+        self._ahead: Job | None = None
         self._state = "new"
 
     def __aiter__(self) -> Stream:
@@ -62,11 +81,25 @@ class Stream:
         if self._block is not None:
             self._state = "open"
             return await self._contexts.call(fetch, self._label, self._block)  # type: ignore[no-any-return]
-        if self._own is not None:
-            return await self._contexts.call(fetch, self._label, self._own)  # type: ignore[no-any-return]
-        self._own, rows = await self._contexts.acquire(fetch, self._label, undo=self._chunks.close)
-        self._state = "open"
-        return rows  # type: ignore[no-any-return]
+        if self._own is None:
+            # Not the second chunk yet: many a stream is left after a few rows.
+            self._own, rows = await self._contexts.acquire(fetch, self._label, undo=self._chunks.close)
+            self._state = "open"
+            return rows  # type: ignore[no-any-return]
+        rows = await self._take_next(self._own)
+        if not self._chunks.is_exhausted:
+            self._ahead = self._contexts.begin(fetch, self._label, self._own)
+        return rows
+
+    async def _take_next(self, pin: Pin) -> list[Any]:
+        job, self._ahead = self._ahead, None
+        if job is None:
+            return await self._contexts.call(self._chunks.next, self._label, pin)  # type: ignore[no-any-return]
+        if job.state is State.DONE:
+            await anyio.lowlevel.checkpoint()  # else a fast worker would keep the loop from all others
+        else:
+            await pin.pool.wait(job)
+        return job.outcome()  # type: ignore[no-any-return]
 
     async def aclose(self) -> None:
         """End the stream early and give its worker back; does nothing the second time."""
@@ -76,12 +109,23 @@ class Stream:
         pin = self._own or self._block
         if pin is None or pin.ended:
             return
-        # A pool that is closed has closed the cursor with its connection.
-        with contextlib.suppress(PoolClosed):
-            if pin is self._own:
-                await self._contexts.release(pin, self._chunks.close)
-            else:
-                await self._contexts.call_to_the_end(pin, self._chunks.close)
+        try:
+            await self._stop_ahead(pin)
+        finally:
+            # A pool that is closed has closed the cursor with its connection.
+            with contextlib.suppress(PoolClosed):
+                if pin is self._own:
+                    await self._contexts.release(pin, self._chunks.close)
+                else:
+                    await self._contexts.call_to_the_end(pin, self._chunks.close)
+
+    async def _stop_ahead(self, pin: Pin) -> None:
+        job, self._ahead = self._ahead, None
+        if job is not None:
+            # The shield: the worker comes back only when the fetch has ended. The timeout
+            # interrupts one that lasts.
+            with anyio.move_on_after(PATIENCE, shield=True):
+                await pin.pool.wait(job)
 
     async def __aenter__(self) -> Stream:
         return self
@@ -97,6 +141,9 @@ class Stream:
         pin = self._own or self._block
         if self._state != "open" or pin is None or pin.ended:
             return
+        if self._ahead is not None:
+            # Not from here, perhaps in the middle of something that has the pool's lock.
+            pin.pool.loop.wake(partial(pin.pool.abandon, self._ahead))
         if pin is self._own:
             pin.drop(self._chunks.close)
         else:
@@ -128,11 +175,13 @@ class _Chunks:
         if self._wrapper.populated:  # of a write, whose rows come at once
             self.is_exhausted = True
             return list(self._wrapper.row_cache)
+        start = time.perf_counter()
         with driver_errors:
-            rows = self._wrapper.cursor.fetchmany(self._size)
-        self.is_exhausted = len(rows) < self._size
-        self._size = CHUNK
-        return convert(self._wrapper, rows)
+            fetched = self._wrapper.cursor.fetchmany(self._size)
+        self.is_exhausted = len(fetched) < self._size
+        rows = convert(self._wrapper, fetched)
+        self._size = next_size(self._size, time.perf_counter() - start)
+        return rows
 
     def _open(self) -> Any:
         database, query = self._database, self._query
@@ -154,3 +203,13 @@ class _Chunks:
         driver = current_driver(self._database)
         if wrapper is not None and not wrapper.populated and driver is not None:
             driver.end_stream(wrapper.cursor, self.is_exhausted)
+
+
+def next_size(size: int, seconds: float) -> int:
+    """Return how many rows to fetch next, when `size` of them took so long.
+
+    Large rows come a few at a time, and small ones by thousands. It doubles at most: one quick
+    chunk promises little.
+    """
+    fitting = int(size * CHUNK_SECONDS / max(seconds, 1e-6))
+    return max(1, min(fitting, 2 * size, CHUNK))
