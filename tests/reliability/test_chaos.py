@@ -22,7 +22,7 @@ from tests.bank import Bank, RandomError
 from tests.support import SOAK, Maker, wait_until, worker_threads
 
 # How long one run lasts, in seconds; a soak is longer, and by hand any number goes.
-SECONDS = float(os.environ.get("ASYNC_PEEWEE_TEST_CHAOS_SECONDS", "15" if SOAK else "2"))
+SECONDS = float(os.environ.get("ASYNC_PEEWEE_TEST_CHAOS_SECONDS", "30" if SOAK else "2"))
 ACTORS = 12
 POOL = 4
 
