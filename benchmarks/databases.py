@@ -19,7 +19,7 @@ from benchmarks.processes import ROOT
 
 DELAY_SECONDS = 0.001
 # As SQLite with synchronous=NORMAL: no commit waits for the disk, which is not what is measured.
-SERVER_OPTIONS = "-c synchronous_commit=off -c autovacuum=off"
+SERVER_OPTIONS = "-c synchronous_commit=off -c autovacuum=off -c max_connections=200"
 COUNT = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {})"
 SERIES = {
     "sqlite": f"({COUNT} SELECT i FROM n)",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 from urllib.parse import quote
@@ -83,6 +82,6 @@ class Contender:
         """Return what a query answers that keeps the database busy."""
         raise NotImplementedError
 
-    def stream(self) -> AsyncIterator[Any]:
-        """Return all rows of the large table, as instances, one by one."""
+    def stream(self) -> Any:
+        """Return an iterator over all rows of the large table, as instances; synchronous of plain Peewee."""
         raise NotImplementedError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 from async_peewee import AsyncModel, AsyncPostgresqlDatabase, AsyncSqliteDatabase
@@ -11,7 +10,7 @@ from benchmarks.schema import make_models, slow_query
 
 
 class Ours(Contender):
-    async def open(self) -> None:
+    def make(self) -> None:
         size = {"pool_size": self.pool_size, "acquire_timeout": BUSY_SECONDS}
         if self.is_sqlite:
             path = self.address["path"]
@@ -20,6 +19,9 @@ class Ours(Contender):
             use_psycopg3 = self.driver == "psycopg3"
             self.db = AsyncPostgresqlDatabase(**self.address, prefer_psycopg3=use_psycopg3, **size)
         self.models = make_models(AsyncModel, self.db)
+
+    async def open(self) -> None:
+        self.make()
         await self.db.connect()
 
     async def close(self) -> None:
@@ -46,6 +48,5 @@ class Ours(Contender):
     async def slow(self) -> int:
         return await slow_query(self.models.Item).scalar()
 
-    async def stream(self) -> AsyncIterator[Any]:
-        async for row in self.models.Row.select().iterator():
-            yield row
+    def stream(self) -> Any:
+        return self.models.Row.select().iterator()

@@ -64,6 +64,5 @@ class PeeweeAio(Contender):
     async def slow(self) -> int:
         return await self.manager.fetchval(slow_query(self.models.Item))
 
-    async def stream(self) -> AsyncIterator[Any]:
-        async for row in self.models.Row.select():
-            yield row
+    def stream(self) -> Any:
+        return aiter(self.models.Row.select())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -50,6 +49,5 @@ class Plain(Contender):
     async def slow(self) -> int:
         return slow_query(self.models.Item).scalar()
 
-    async def stream(self) -> AsyncIterator[Any]:
-        for row in self.models.Row.select().iterator():
-            yield row
+    def stream(self) -> Any:
+        return self.models.Row.select().iterator()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
@@ -64,10 +63,8 @@ class Held(Contender):
         async with self.call():
             return await self.db.scalar(slow_query(self.models.Item))
 
-    async def stream(self) -> AsyncIterator[Any]:
-        async with self.call():
-            async for row in self.db.iterate(self.models.Row.select(), buffer_size=1_000):
-                yield row
+    def stream(self) -> Any:
+        return self.db.iterate(self.models.Row.select(), buffer_size=1_000)
 
 
 class PerCall(Held):
