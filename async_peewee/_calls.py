@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, overload
 
 import peewee
@@ -170,13 +171,12 @@ def call_on_worker(
     holds now, whoever awaits it, so that `gather(User.create(...), User.create(...))` inside
     `atomic()` stays inside. `then` sees the result on the loop's thread.
     """
-    pin = contexts.current()
+    begin = partial(contexts.call, function, label, contexts.current(), writes)
+    return PendingCall(label, begin if then is None else partial(_call_then, begin, then))  # type: ignore[return-value]
 
-    async def perform() -> Any:
-        result = await contexts.call(function, label, pin, writes)
-        return result if then is None else then(result)
 
-    return PendingCall(label, perform)  # type: ignore[return-value]
+async def _call_then(begin: Callable[[], Coroutine[Any, Any, Any]], then: Callable[[Any], Any]) -> Any:
+    return then(await begin())
 
 
 def is_async(function: Any) -> bool:

@@ -170,7 +170,8 @@ class ConnectionContexts:
         else:
             pin.check()
             job, pool = Job(function, label, worker=pin.worker), pin.pool
-        await pool.run(job)
+        pool.start(job)
+        await pool.wait(job)
         return job.outcome() if job.after is None else await _outcome(job)
 
     def begin(self, function: Callable[[], Any], label: str, pin: Pin) -> Job:

@@ -30,6 +30,8 @@ class Driver(Protocol):
     state: dict[str, Any]
     # Something has changed the session that the next user must not meet.
     is_dirty: bool
+    # From how many seconds on a statement is worth passing the turn on for.
+    worth_passing: float
 
     def ready(self, check: Callable[[], None]) -> None:
         """Open the connection, or replace it if it is broken or old.
@@ -38,7 +40,7 @@ class Driver(Protocol):
         """
 
     def opens_slowly(self) -> bool:
-        """Return True if the connection is to be opened, and that is mostly waiting."""
+        """Return True if it is mostly waiting to open the connection."""
 
     def begin_stream(self, is_alone: bool) -> Any:
         """Return a cursor that fetches rows as they are asked for."""

@@ -50,6 +50,10 @@ class SqliteDriver(ConnectionDriver):
         self.catch_up()
         self._loaded.change(self.connection, method)
 
+    def is_usable(self) -> bool:
+        # There is no server that could have gone, and settle() has looked after the last job.
+        return True
+
     def in_transaction(self) -> bool:
         try:
             return not self.state["closed"] and bool(self.connection.in_transaction)

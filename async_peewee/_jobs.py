@@ -138,11 +138,9 @@ class JobQueue:
 
     def _leave(self, job: Job, state: State) -> None:
         job.state = state
-        if job.deadline:
-            self.waiting -= 1
-            self._forget_settled()
-
-    def _forget_settled(self) -> None:
+        if not job.deadline:
+            return
+        self.waiting -= 1
         while self._deadlines and self._deadlines[0].state is not State.QUEUED:
             self._deadlines.popleft()
 

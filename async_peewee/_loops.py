@@ -7,6 +7,7 @@ import contextvars
 import logging
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Protocol
 
 import anyio
@@ -36,9 +37,8 @@ class EventLoop(Protocol):
     """A running event loop, as the pool sees it."""
 
     key: Any
-
-    def parker(self) -> Parker:
-        """Return a new Parker for the current task."""
+    # Makes a new Parker for the current task; no method, for a call of it counts.
+    parker: Callable[[], Parker]
 
     def wake(self, callback: Callback) -> bool:
         """Have `callback` run on the loop's thread; from any thread. False: the loop is gone."""
@@ -125,11 +125,9 @@ async def wait_to_the_end(event: anyio.Event) -> None:
 class AsyncioLoop:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.key = loop
+        self.parker: Callable[[], Parker] = partial(AsyncioParker, loop)
         # asyncio itself holds its tasks weakly.
         self._tasks: set[asyncio.Task[None]] = set()
-
-    def parker(self) -> AsyncioParker:
-        return AsyncioParker(self.key)
 
     def wake(self, callback: Callback) -> bool:
         try:
@@ -205,11 +203,9 @@ class AsyncioParker:
 class TrioLoop:
     def __init__(self, token: Any) -> None:
         self.key = token
+        self.parker: Callable[[], Parker] = TrioParker
         # Kept: at the end of the interpreter, sys.modules may be empty already.
         self._over: type[Exception] = sys.modules["trio"].RunFinishedError
-
-    def parker(self) -> TrioParker:
-        return TrioParker()
 
     def wake(self, callback: Callback) -> bool:
         try:

@@ -13,7 +13,7 @@ from ._driver_protocol import Driver
 from ._errors import PoolClosed, PoolFull, PoolTimeout
 from ._jobs import Job, State
 from ._loops import EventLoop
-from ._replies import Replies, settle
+from ._replies import Replies
 from ._schedule import LOOK, Schedule
 from ._settings import PoolSettings
 from ._stats import PoolStats
@@ -121,7 +121,8 @@ class WorkerPool:
     def _fail(self, jobs: list[Job], error: Callable[[], Exception]) -> None:
         for job in jobs:
             job.error = error()
-            settle(job)
+            if job.parker is not None:
+                job.parker.unpark()
 
     # -- looking after what waits ------------------------------------------------------
 
@@ -229,7 +230,7 @@ class WorkerPool:
             if not self._schedule.turnstile.leave(worker):
                 return
             self._schedule.dispatch()
-            is_free = self._schedule.turnstile.is_free
+            is_free = self._schedule.turnstile.holder is None
             must_grow = self._schedule.may_grow()
         if must_grow:
             self.loop.wake(self._grow)

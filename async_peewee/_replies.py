@@ -6,7 +6,7 @@ import time
 from collections import deque
 
 from ._jobs import Job
-from ._loops import EventLoop
+from ._loops import EventLoop, Parker
 
 # How long an outcome may wait for others while its worker goes on to the next job, in
 # seconds: a wake costs as much as a small statement, for the loop's thread and the worker
@@ -21,7 +21,7 @@ class Replies:
         self._loop = loop
         # A deque's append and popleft are atomic, and the flag is lowered before the deque is
         # emptied, so a reply is never left behind: at worst the loop is woken once too often.
-        self._ready: deque[Job] = deque()
+        self._ready: deque[Parker] = deque()
         self._wake_due = False
         self._first_at = 0.0
 
@@ -34,7 +34,7 @@ class Replies:
         if job.parker is not None:
             if not self._ready:
                 self._first_at = time.monotonic()
-            self._ready.append(job)
+            self._ready.append(job.parker)
         if len(self._ready) > batch or time.monotonic() - self._first_at >= PATIENCE:
             self.flush()
 
@@ -49,10 +49,4 @@ class Replies:
         """End the waits for all that is ready; on the loop's thread."""
         self._wake_due = False
         while self._ready:
-            settle(self._ready.popleft())
-
-
-def settle(job: Job) -> None:
-    """End the wait for a job; on the loop's thread."""
-    if job.parker is not None:
-        job.parker.unpark()
+            self._ready.popleft().unpark()

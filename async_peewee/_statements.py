@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-# A statement that is expected to take so long, in seconds, is worth handing the turn to
-# another worker for: that costs two changes of thread.
-LONG = 0.0001
-
 # How many texts are remembered; a program that makes more of them (lists of values in the
 # text) begins anew.
 MOST = 2000

@@ -9,6 +9,7 @@ On a free-threaded Python everybody has it.
 from __future__ import annotations
 
 import sys
+import time
 from collections import deque
 
 from ._worker import Worker
@@ -16,6 +17,9 @@ from ._worker import Worker
 # A holder that has used less than this share of the time since the last look is waiting for
 # something, in Python code or in the driver.
 WORKING_SHARE = 0.25
+
+# A loop that has used more than this share of it may be what the holder has waited for.
+BUSY_SHARE = 0.5
 
 
 def has_gil() -> bool:
@@ -28,35 +32,28 @@ class Turnstile:
 
     def __init__(self) -> None:
         self._limits = has_gil()
-        self._holder: Worker | None = None
+        # None: the turn is free. An attribute, for it is looked at several times for each job.
+        self.holder: Worker | None = None
         # Those that come back from a long statement: in the middle of a job, so they go first.
         self._returning: deque[Worker] = deque()
-        # The last look at a holder: its progress and processor time, and when that was.
-        self._seen: tuple[Worker | None, int, float, float] = (None, 0, 0.0, 0.0)
-
-    @property
-    def is_free(self) -> bool:
-        return self._holder is None
-
-    @property
-    def is_wanted(self) -> bool:
-        return bool(self._returning)
+        # The last look at a holder: its progress, its processor time and the loop's, and when.
+        self._seen: tuple[Worker | None, int, float, float, float] = (None, 0, 0.0, 0.0, 0.0)
 
     def take(self, worker: Worker) -> None:
         """Give the turn, which is free, to a worker."""
         if self._limits:
-            self._holder = worker
+            self.holder = worker
 
     def leave(self, worker: Worker) -> bool:
         """Take the turn from a worker; False: it did not have it."""
-        had = self._holder is worker
+        had = self.holder is worker
         if had:
-            self._holder = None
+            self.holder = None
         return had
 
     def come_back(self, worker: Worker) -> bool:
         """Give the turn to a worker in the middle of a job; False: it has to wait."""
-        if self._holder is None:
+        if self.holder is None:
             self.take(worker)
             return True
         self._returning.append(worker)
@@ -74,15 +71,20 @@ class Turnstile:
         return self._returning.popleft() if self._returning else None
 
     def free_if_stuck(self, now: float) -> None:
-        """Take the turn from a holder that has got nowhere since the last look, and waits."""
-        holder = self._holder
+        """Take the turn from a holder that has got nowhere since the last look, and waits.
+
+        Called on the loop's thread, which may have kept it from the interpreter: then it is
+        looked at again.
+        """
+        holder = self.holder
         if holder is None:
             return
-        progress, used = holder.progress, holder.processor_time()
-        seen, seen_progress, seen_used, seen_at = self._seen
-        self._seen = (holder, progress, used, now)
-        if (holder, progress) != (seen, seen_progress):
+        progress, used, own = holder.progress, holder.processor_time(), time.thread_time()
+        seen, seen_progress, seen_used, seen_own, seen_at = self._seen
+        self._seen = (holder, progress, used, own, now)
+        elapsed = now - seen_at
+        if (holder, progress) != (seen, seen_progress) or own - seen_own > elapsed * BUSY_SHARE:
             return
         # A driver that computes does so without the GIL.
-        if holder.in_driver or used - seen_used < (now - seen_at) * WORKING_SHARE:
-            self._holder = None
+        if holder.in_driver or used - seen_used < elapsed * WORKING_SHARE:
+            self.holder = None

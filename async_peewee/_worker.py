@@ -21,7 +21,7 @@ from ._errors import PoolClosed, TransactionFinished
 from ._gate import WriteGate
 from ._interrupts import Interruptible
 from ._jobs import Job, State
-from ._statements import LONG, Statement
+from ._statements import Statement
 
 logger = logging.getLogger("async_peewee")
 
@@ -165,7 +165,7 @@ class Worker(Interruptible):
             del function
 
     def _make_ready(self) -> None:
-        if self.driver.opens_slowly():
+        if self.driver.state.get("closed") and self.driver.opens_slowly():
             with self.aside():
                 self.driver.ready(self.check_interrupted)
         else:
@@ -232,7 +232,7 @@ class Worker(Interruptible):
 
     def ask(self, statement: Statement, execute: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """Run a statement; another worker has the turn meanwhile if it is expected to take long."""
-        is_long = statement.seconds >= LONG
+        is_long = statement.seconds >= self.driver.worth_passing
         if is_long:
             self._pool.step_aside(self)
         start = time.perf_counter()

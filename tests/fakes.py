@@ -17,6 +17,8 @@ from tests.support import wait_until
 class FakeDriver:
     """Note what a worker asks of its connection; an interrupt ends `blocked` calls."""
 
+    worth_passing = 0.0001
+
     def __init__(self) -> None:
         self.state: dict[str, Any] = {}
         self.calls: list[str] = []
