@@ -230,7 +230,7 @@ class WorkerPool:
             if not self._schedule.turnstile.leave(worker):
                 return
             self._schedule.dispatch()
-            is_free = self._schedule.turnstile.holder is None
+            is_free = self._schedule.turnstile.free > 0
             must_grow = self._schedule.may_grow()
         if must_grow:
             self.loop.wake(self._grow)

@@ -75,7 +75,7 @@ class Schedule:
 
     def dispatch(self, finisher: Worker | None = None) -> Job | None:
         """Give the turn, while it is free, to whoever is next; return a job for `finisher` itself."""
-        while self.turnstile.holder is None:
+        while self.turnstile.free > 0:
             worker = self.turnstile.next_returning()
             if worker is not None:
                 self.turnstile.take(worker)
@@ -148,7 +148,7 @@ class Schedule:
         """Return True if one more worker would find work."""
         # One at a time: it passes the turn on while it connects, and that calls for the next.
         return (
-            self.turnstile.holder is None
+            self.turnstile.free > 0
             and not self._crew.idle
             and not self._crew.coming
             and self.queue.ready > 0
@@ -161,7 +161,7 @@ class Schedule:
 
     def next_look(self, now: float) -> float:
         """Return in how many seconds the loop's thread has to look at what waits."""
-        pause = SELDOM if self.turnstile.holder is None else LOOK
+        pause = SELDOM if self.turnstile.free else LOOK
         deadline = self.queue.next_deadline()
         return pause if deadline is None else max(0.0, min(pause, deadline - now))
 
@@ -170,4 +170,4 @@ class Schedule:
 
         Then the loop gives out new jobs while these are done.
         """
-        return 0 if self.turnstile.holder is None else min(self.queue.waiting + len(self._placed), BATCH)
+        return 0 if self.turnstile.free else min(self.queue.waiting + len(self._placed), BATCH)

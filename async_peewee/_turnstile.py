@@ -3,11 +3,12 @@
 Under the GIL two threads that run Python only take turns, and each change of turn costs both
 of them more than a small statement takes. So one worker has the turn, and goes on from job to
 job. When its statement is expected to take long, or is seen to, the turn goes to another one.
-On a free-threaded Python everybody has it.
+On a free-threaded Python there is a turn for each processor.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import deque
@@ -22,45 +23,48 @@ WORKING_SHARE = 0.25
 BUSY_SHARE = 0.5
 
 
-def has_gil() -> bool:
-    """Return True if only one thread of this interpreter runs Python at a time."""
-    return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
+def turns() -> int:
+    """Return how many threads of this interpreter can run Python at the same time."""
+    has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    return 1 if has_gil else os.cpu_count() or 1
 
 
 class Turnstile:
     """Say whose turn it is; all of it under the pool's lock."""
 
     def __init__(self) -> None:
-        self._limits = has_gil()
-        # None: the turn is free. An attribute, for it is looked at several times for each job.
-        self.holder: Worker | None = None
+        # How many turns are free. An attribute, for it is looked at several times for each job.
+        self.free = turns()
+        # Who has one, and what the last look has seen of it: its progress, its processor time.
+        self._holders: dict[Worker, tuple[int, float] | None] = {}
+        # When that was, and how much processor time the loop's thread had used.
+        self._looked_at = self._loop_used = 0.0
         # Those that come back from a long statement: in the middle of a job, so they go first.
         self._returning: deque[Worker] = deque()
-        # The last look at a holder: its progress, its processor time and the loop's, and when.
-        self._seen: tuple[Worker | None, int, float, float, float] = (None, 0, 0.0, 0.0, 0.0)
 
     def take(self, worker: Worker) -> None:
-        """Give the turn, which is free, to a worker."""
-        if self._limits:
-            self.holder = worker
+        """Give a turn that is free to a worker."""
+        self.free -= 1
+        self._holders[worker] = None
 
     def leave(self, worker: Worker) -> bool:
-        """Take the turn from a worker; False: it did not have it."""
-        had = self.holder is worker
+        """Take the turn from a worker; False: it did not have one."""
+        had = worker in self._holders
         if had:
-            self.holder = None
+            del self._holders[worker]
+            self.free += 1
         return had
 
     def come_back(self, worker: Worker) -> bool:
-        """Give the turn to a worker in the middle of a job; False: it has to wait."""
-        if self.holder is None:
+        """Give a turn to a worker in the middle of a job; False: it has to wait."""
+        if self.free:
             self.take(worker)
             return True
         self._returning.append(worker)
         return False
 
     def stop_waiting(self, worker: Worker) -> bool:
-        """Take a worker out of the queue of those that come back; False: the turn is its own by now."""
+        """Take a worker out of the queue of those that come back; False: it has a turn by now."""
         waits = worker in self._returning
         if waits:
             self._returning.remove(worker)
@@ -71,20 +75,19 @@ class Turnstile:
         return self._returning.popleft() if self._returning else None
 
     def free_if_stuck(self, now: float) -> None:
-        """Take the turn from a holder that has got nowhere since the last look, and waits.
+        """Take the turn from holders that have got nowhere since the last look, and wait.
 
-        Called on the loop's thread, which may have kept it from the interpreter: then it is
-        looked at again.
+        Called on the loop's thread, which may have kept them from the interpreter: then they
+        are looked at again.
         """
-        holder = self.holder
-        if holder is None:
-            return
-        progress, used, own = holder.progress, holder.processor_time(), time.thread_time()
-        seen, seen_progress, seen_used, seen_own, seen_at = self._seen
-        self._seen = (holder, progress, used, own, now)
-        elapsed = now - seen_at
-        if (holder, progress) != (seen, seen_progress) or own - seen_own > elapsed * BUSY_SHARE:
-            return
-        # A driver that computes does so without the GIL.
-        if holder.in_driver or used - seen_used < elapsed * WORKING_SHARE:
-            self.holder = None
+        elapsed, self._looked_at = now - self._looked_at, now
+        loop_used = time.thread_time()
+        was_busy = loop_used - self._loop_used > elapsed * BUSY_SHARE
+        self._loop_used = loop_used
+        for holder, seen in list(self._holders.items()):
+            progress, used = self._holders[holder] = holder.progress, holder.processor_time()
+            if seen is None or seen[0] != progress or was_busy:
+                continue
+            # A driver that computes does so without the GIL.
+            if holder.in_driver or used - seen[1] < elapsed * WORKING_SHARE:
+                self.leave(holder)

@@ -18,7 +18,7 @@ from tests.support import wait_until
 
 @pytest.fixture(autouse=True)
 def with_gil(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_turnstile, "has_gil", lambda: True)
+    monkeypatch.setattr(_turnstile, "turns", lambda: 1)
 
 
 @pytest.fixture
@@ -46,16 +46,19 @@ async def test_one_worker_does_it_all_while_nobody_waits() -> None:
         assert (len(set(names)), fake.pool.stats().workers) == (1, 1)
 
 
-async def test_without_the_gil_all_workers_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four calls that wait for one another, though nobody looks whether one is stuck."""
-    monkeypatch.setattr(_turnstile, "has_gil", lambda: False)
+async def test_without_the_gil_as_many_run_at_once_as_there_are_processors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Here four: four calls wait for one another, though nobody looks whether one is stuck."""
+    monkeypatch.setattr(_turnstile, "turns", lambda: 4)
     for module in (_pool, _schedule):
         monkeypatch.setattr(module, "LOOK", 1000)
-    async with FakePool(pool_size=4) as fake:
+    async with FakePool(pool_size=8) as fake:
         barrier = threading.Barrier(4, timeout=10)
         async with anyio.create_task_group() as group:
-            for _ in range(4):
+            for _ in range(8):
                 group.start_soon(fake.run, barrier.wait)
+        assert fake.pool.stats().workers == 4
 
 
 async def test_a_worker_that_is_stuck_does_not_keep_the_others() -> None:
@@ -168,7 +171,7 @@ async def test_a_writer_that_was_placed_still_runs_when_its_worker_is_told_to_en
         job = Job(lambda: None, "writer", gate=gate)
         blockers[0].end.set()
         await wait_until(lambda: fake.pool.stats().idle == 1)
-        fake.pool._schedule.turnstile.take(worker := next(iter(fake.pool._crew.workers)))
+        fake.pool._schedule.turnstile.take(worker := fake.pool._crew.idle[0])
         fake.pool.submit(job)
         with fake.pool._lock:
             assert fake.pool._schedule.queue.pop() is job

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 import pytest
 
 from async_peewee import _turnstile
-from async_peewee._turnstile import Turnstile
+from async_peewee._turnstile import Turnstile, turns
 
 
 class Someone:
@@ -30,17 +32,17 @@ def held_by(worker: Any) -> Turnstile:
 
 @pytest.fixture(autouse=True)
 def with_gil(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_turnstile, "has_gil", lambda: True)
+    monkeypatch.setattr(_turnstile, "turns", lambda: 1)
 
 
 def test_one_has_the_turn_until_it_leaves() -> None:
     first: Any = Someone()
     turnstile = held_by(first)
-    assert turnstile.holder is not None
+    assert turnstile.free == 0
     assert not turnstile.leave(Someone())  # type: ignore[arg-type]
-    assert turnstile.holder is not None
+    assert turnstile.free == 0
     assert turnstile.leave(first)
-    assert turnstile.holder is None
+    assert turnstile.free == 1
 
 
 def test_those_that_come_back_are_served_in_order() -> None:
@@ -56,7 +58,7 @@ def test_a_free_turn_is_taken_on_coming_back() -> None:
     worker: Any = Someone()
     turnstile = Turnstile()
     assert turnstile.come_back(worker)
-    assert turnstile.holder is not None
+    assert turnstile.free == 0
 
 
 @pytest.mark.parametrize(
@@ -73,10 +75,10 @@ def test_a_holder_that_only_waits_loses_the_turn(change: dict[str, Any], keeps: 
     holder: Any = Someone()
     turnstile = held_by(holder)
     turnstile.free_if_stuck(100.0)
-    assert turnstile.holder is not None
+    assert turnstile.free == 0
     vars(holder).update(change)
     turnstile.free_if_stuck(101.0)
-    assert (turnstile.holder is None) is not keeps
+    assert (turnstile.free == 0) is keeps
 
 
 def test_a_new_holder_is_not_judged_by_the_one_before() -> None:
@@ -86,11 +88,41 @@ def test_a_new_holder_is_not_judged_by_the_one_before() -> None:
     turnstile.leave(first)
     turnstile.take(second)
     turnstile.free_if_stuck(101.0)
-    assert turnstile.holder is not None
+    assert turnstile.free == 0
 
 
-def test_without_the_gil_everybody_has_the_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_turnstile, "has_gil", lambda: False)
-    turnstile: Any = held_by(Someone())
-    assert turnstile.holder is None
-    assert turnstile.come_back(Someone())
+@pytest.mark.parametrize(("loop_used", "keeps"), [(0.4, False), (0.6, True)])
+def test_a_holder_that_the_loop_kept_waiting_keeps_the_turn(
+    monkeypatch: pytest.MonkeyPatch, loop_used: float, keeps: bool
+) -> None:
+    """The loop's thread had the interpreter itself for most of the time between two looks."""
+    used = 5.0
+    monkeypatch.setattr(_turnstile.time, "thread_time", lambda: used)
+    turnstile = held_by(Someone())
+    turnstile.free_if_stuck(100.0)
+    used += loop_used
+    turnstile.free_if_stuck(101.0)
+    assert (turnstile.free == 0) is keeps
+
+
+def test_without_the_gil_there_is_a_turn_for_each_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is taken, judged and given back by itself."""
+    monkeypatch.setattr(_turnstile, "turns", lambda: 2)
+    first, second, third = (Someone() for _ in range(3))
+    turnstile: Any = held_by(first)
+    assert turnstile.come_back(second)
+    assert not turnstile.come_back(third)
+    turnstile.free_if_stuck(100.0)
+    second.progress += 1
+    turnstile.free_if_stuck(101.0)
+    assert turnstile.free == 1
+    assert not turnstile.leave(first)
+    assert turnstile.leave(second)
+
+
+@pytest.mark.parametrize(("gil", "expected"), [(True, 1), (False, os.cpu_count())])
+def test_turns_are_counted_where_python_can_run(
+    monkeypatch: pytest.MonkeyPatch, gil: bool, expected: int
+) -> None:
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: gil, raising=False)
+    assert turns() == expected
