@@ -38,6 +38,10 @@ CHUNK = 5000
 PATIENCE = 0.1
 
 
+# Rows, and whether they are the last ones.
+Chunk = tuple[list[Any], bool]
+
+
 class Stream:
     """The rows of one query, fetched in chunks on a pinned worker."""
 
@@ -65,33 +69,33 @@ class Stream:
         if self._state == "closed":
             raise StopAsyncIteration
         try:
-            rows = await self._fetch()
+            rows, is_last = await self._fetch()
         except BaseException:
             await self.aclose()
             raise
-        if self._chunks.is_exhausted:
+        if is_last:
             await self.aclose()
         self._rows = iter(rows)
         if not rows:
             raise StopAsyncIteration
         return await self.__anext__()
 
-    async def _fetch(self) -> list[Any]:
+    async def _fetch(self) -> Chunk:
         fetch = self._chunks.next
         if self._block is not None:
             self._state = "open"
             return await self._contexts.call(fetch, self._label, self._block)  # type: ignore[no-any-return]
         if self._own is None:
             # Not the second chunk yet: many a stream is left after a few rows.
-            self._own, rows = await self._contexts.acquire(fetch, self._label, undo=self._chunks.close)
+            self._own, chunk = await self._contexts.acquire(fetch, self._label, undo=self._chunks.close)
             self._state = "open"
-            return rows  # type: ignore[no-any-return]
-        rows = await self._take_next(self._own)
-        if not self._chunks.is_exhausted:
+            return chunk  # type: ignore[no-any-return]
+        rows, is_last = await self._take_next(self._own)
+        if not is_last:
             self._ahead = self._contexts.begin(fetch, self._label, self._own)
-        return rows
+        return rows, is_last
 
-    async def _take_next(self, pin: Pin) -> list[Any]:
+    async def _take_next(self, pin: Pin) -> Chunk:
         job, self._ahead = self._ahead, None
         if job is None:
             return await self._contexts.call(self._chunks.next, self._label, pin)  # type: ignore[no-any-return]
@@ -159,29 +163,29 @@ class _Chunks:
         self._query = query
         self._wrapper: Any = None
         self._size = FIRST_CHUNK
-        self.is_exhausted = False
+        self._is_exhausted = False
 
-    def next(self) -> list[Any]:
-        """Return the next rows, none at the end."""
+    def next(self) -> Chunk:
+        """Return the next rows, none at the end, and whether there are no more."""
         try:
             return self._read()
         except BaseException:
             self.close()
             raise
 
-    def _read(self) -> list[Any]:
+    def _read(self) -> Chunk:
         if self._wrapper is None:
             self._wrapper = self._open()
         if self._wrapper.populated:  # of a write, whose rows come at once
-            self.is_exhausted = True
-            return list(self._wrapper.row_cache)
+            self._is_exhausted = True
+            return list(self._wrapper.row_cache), True
         start = time.perf_counter()
         with driver_errors:
             fetched = self._wrapper.cursor.fetchmany(self._size)
-        self.is_exhausted = len(fetched) < self._size
+        self._is_exhausted = len(fetched) < self._size
         rows = convert(self._wrapper, fetched)
         self._size = next_size(self._size, time.perf_counter() - start)
-        return rows
+        return rows, self._is_exhausted
 
     def _open(self) -> Any:
         database, query = self._database, self._query
@@ -202,7 +206,7 @@ class _Chunks:
         wrapper, self._wrapper = self._wrapper, None
         driver = current_driver(self._database)
         if wrapper is not None and not wrapper.populated and driver is not None:
-            driver.end_stream(wrapper.cursor, self.is_exhausted)
+            driver.end_stream(wrapper.cursor, self._is_exhausted)
 
 
 def next_size(size: int, seconds: float) -> int:

@@ -43,8 +43,9 @@ class Turnstile:
         self._returning: deque[Worker] = deque()
 
     def take(self, worker: Worker) -> None:
-        """Give a turn that is free to a worker."""
-        self.free -= 1
+        """Give a turn that is free to a worker; one that has a turn keeps it."""
+        # A writer may get its next job while it is leaving the gate, before its turn is over.
+        self.free -= worker not in self._holders
         self._holders[worker] = None
 
     def leave(self, worker: Worker) -> bool:

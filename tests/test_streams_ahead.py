@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import peewee
 import pytest
 
 from async_peewee import AsyncModel, _streams
+from async_peewee._contexts import ConnectionContexts
 from async_peewee._streams import CHUNK, CHUNK_SECONDS, next_size
 from tests.support import Maker, slow_sql, wait_until
 
@@ -95,6 +97,24 @@ async def test_one_chunk_is_fetched_while_another_is_used(db: Any, fetches: Fetc
     await wait_until(lambda: fetches.ended == 4)
     await stream.aclose()
     assert fetches.begun == 4
+
+
+async def test_a_last_chunk_that_comes_at_once_is_not_lost(
+    db: Any, fetches: Fetches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is there before the chunk in front of it has been handed out."""
+    begin = ConnectionContexts.begin
+
+    def begin_and_wait(contexts: ConnectionContexts, *args: Any) -> Any:
+        ended, job = fetches.ended, begin(contexts, *args)
+        while fetches.ended == ended:
+            time.sleep(0.001)
+        return job
+
+    monkeypatch.setattr(ConnectionContexts, "begin", begin_and_wait)
+    Number = await numbers_of(db)
+    query = Number.select().order_by(Number.value).limit(3 * ROWS + 5)
+    assert [row.value async for row in query.iterator()] == list(range(3 * ROWS + 5))
 
 
 async def test_inside_a_block_nothing_is_fetched_ahead(db: Any, fetches: Fetches) -> None:

@@ -45,6 +45,15 @@ def test_one_has_the_turn_until_it_leaves() -> None:
     assert turnstile.free == 1
 
 
+def test_a_turn_that_is_given_twice_is_given_back_once() -> None:
+    worker: Any = Someone()
+    turnstile = held_by(worker)
+    turnstile.take(worker)
+    assert turnstile.free == 0
+    assert turnstile.leave(worker)
+    assert turnstile.free == 1
+
+
 def test_those_that_come_back_are_served_in_order() -> None:
     holder, first, second, third = (Someone() for _ in range(4))
     turnstile: Any = held_by(holder)
