@@ -180,7 +180,7 @@ async def streaming() -> None:
     seen = 0
     async for _ in Sale.select().where(Sale.customer.startswith("reader")).iterator():
         seen += 1
-    say("streamed", f"{seen:,} rows, fetched in chunks of at most 2,000")
+    say("streamed", f"{seen:,} rows, fetched in chunks, the next one while one is used")
 
 
 # --- Setting up ------------------------------------------------------------------------
