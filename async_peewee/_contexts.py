@@ -167,10 +167,9 @@ class ConnectionContexts:
         """
         if pin is None:
             job, pool = Job(function, label, gate=self._gate_of(label, writes)), self.pool()
+            pool.start(job)
         else:
-            pin.check()
-            job, pool = Job(function, label, worker=pin.worker), pin.pool
-        pool.start(job)
+            job, pool = self.begin(function, label, pin), pin.pool
         await pool.wait(job)
         return job.outcome() if job.after is None else await _outcome(job)
 

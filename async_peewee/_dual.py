@@ -49,9 +49,7 @@ def dual(name: str, native: Callable[..., Any], pend: Pend, owner: type | None =
             if owner is None:
                 return native(self, *args, **kwargs)
             return getattr(super(owner, self), name)(*args, **kwargs)
-        frame = sys._getframe(1)
-        if is_peewee(frame):
-            refuse_peewee(frame, name, self)
+        refuse_peewee(sys._getframe(1), name, self)
         return pend(self, name, run, args, kwargs)
 
     method.is_dual = True  # type: ignore[attr-defined]

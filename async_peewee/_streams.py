@@ -96,9 +96,8 @@ class Stream:
         return rows, is_last
 
     async def _take_next(self, pin: Pin) -> Chunk:
-        job, self._ahead = self._ahead, None
-        if job is None:
-            return await self._contexts.call(self._chunks.next, self._label, pin)  # type: ignore[no-any-return]
+        job = self._ahead or self._contexts.begin(self._chunks.next, self._label, pin)
+        self._ahead = None
         if job.state is State.DONE:
             await anyio.lowlevel.checkpoint()  # else a fast worker would keep the loop from all others
         else:

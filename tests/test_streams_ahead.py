@@ -13,13 +13,13 @@ import anyio
 import peewee
 import pytest
 
-from async_peewee import AsyncModel, _streams
+from async_peewee import _streams
 from async_peewee._contexts import ConnectionContexts
 from async_peewee._streams import CHUNK, CHUNK_SECONDS, next_size
+from tests.numbers import Numbers
 from tests.support import Maker, slow_sql, wait_until
 
 ROWS = 10
-Fetch = Callable[[Any], list[Any]]
 
 
 class Fetches:
@@ -32,7 +32,7 @@ class Fetches:
         monkeypatch.setattr(_streams, "CHUNK", ROWS)
         native = _streams._Chunks.next
 
-        def count(chunks: Any) -> list[Any]:
+        def count(chunks: Any) -> _streams.Chunk:
             self.begun += 1
             try:
                 if self.begun > 2:
@@ -49,35 +49,27 @@ def fetches(monkeypatch: pytest.MonkeyPatch) -> Fetches:
     return Fetches(monkeypatch)
 
 
-async def numbers_of(database: Any) -> Any:
-    class Number(AsyncModel):
-        value = peewee.IntegerField()
-
-        class Meta:
-            table_name = "number"
-
-    database.bind([Number])
-    await database.create_tables([Number])
-    await Number.insert_many([{"value": value} for value in range(1000)])
-    return Number
+async def numbers_of(database: Any) -> Numbers:
+    numbers = Numbers(database)
+    await numbers.create(1000)
+    return numbers
 
 
 async def stream_of(database: Any) -> Any:
-    Number = await numbers_of(database)
-    return Number.select().order_by(Number.value).iterator()
+    return (await numbers_of(database)).stream()
 
 
 async def slow_stream(make_database: Maker, database: Any, fetches: Fetches) -> Any:
     """Return a stream whose third chunk takes ten seconds in the database."""
-    Number, slow = await numbers_of(database), slow_sql(make_database.kind, 10)
+    numbers, slow = await numbers_of(database), slow_sql(make_database.kind, 10)
     if not make_database.kind.startswith("psycopg"):
         # The padding fills the server's buffer, which would keep the first rows back; and
         # sqlite3, on some Pythons, goes one row further than it was asked to.
         slow = f"CASE WHEN value < {2 * ROWS + 3} THEN '{20_000 * 'x'}' ELSE ({slow}) END"
-        return Number.raw(f"SELECT value, {slow} AS padding FROM number").iterator()
+        return numbers.Number.raw(f"SELECT value, {slow} AS padding FROM number").iterator()
     # PostgreSQL has all rows of such a cursor when it gives the first.
     fetches.later = lambda chunks: database.execute_sql(slow).fetchall()
-    return Number.select().order_by(Number.value).iterator()
+    return numbers.stream()
 
 
 async def take(stream: Any, count: int) -> list[int]:
@@ -112,7 +104,7 @@ async def test_a_last_chunk_that_comes_at_once_is_not_lost(
         return job
 
     monkeypatch.setattr(ConnectionContexts, "begin", begin_and_wait)
-    Number = await numbers_of(db)
+    Number = (await numbers_of(db)).Number
     query = Number.select().order_by(Number.value).limit(3 * ROWS + 5)
     assert [row.value async for row in query.iterator()] == list(range(3 * ROWS + 5))
 
