@@ -38,8 +38,8 @@ class SocketDriver(ConnectionDriver):
 
     # A server may be far away, until it is seen to answer at once.
     expected_seconds = 0.001
-    # The server works elsewhere: all of it is waiting.
-    worth_passing = 0.0001
+    # The server works elsewhere, all of it is waiting. In a shorter one another worker overlaps.
+    worth_passing = 0.001
     _fd = -1
 
     def connected(self) -> None:

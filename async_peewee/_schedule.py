@@ -28,11 +28,13 @@ BATCH = 32
 class Schedule:
     """The jobs that wait, and who of the crew has the turn to run one."""
 
-    def __init__(self, crew: Crew, acquire_timeout: float, admit: Callable[[Job], bool]) -> None:
+    def __init__(
+        self, crew: Crew, acquire_timeout: float, may_overlap: bool, admit: Callable[[Job], bool]
+    ) -> None:
         self._crew = crew
         # Called by a write gate, on whichever thread leaves it, for a job that waited there.
         self._admit = admit
-        self.turnstile = Turnstile()
+        self.turnstile = Turnstile(may_overlap)
         # Jobs that take whichever worker is free.
         self.queue = JobQueue(acquire_timeout)
         # Jobs that have a worker, and wait for its turn.
@@ -161,7 +163,7 @@ class Schedule:
 
     def next_look(self, now: float) -> float:
         """Return in how many seconds the loop's thread has to look at what waits."""
-        pause = SELDOM if self.turnstile.free else LOOK
+        pause = SELDOM if self.turnstile.free > 0 else LOOK
         deadline = self.queue.next_deadline()
         return pause if deadline is None else max(0.0, min(pause, deadline - now))
 
@@ -170,4 +172,4 @@ class Schedule:
 
         Then the loop gives out new jobs while these are done.
         """
-        return 0 if self.turnstile.free else min(self.queue.waiting + len(self._placed), BATCH)
+        return 0 if self.turnstile.free > 0 else min(self.queue.waiting + len(self._placed), BATCH)

@@ -86,6 +86,8 @@ class Worker(Interruptible):
         # Whether it runs a statement that Peewee has written.
         self.is_generating = False
         self._clock: int | None = None
+        # What its jobs have waited for in short statements, and all that it has computed, in seconds.
+        self._waited = self._used = 0.0
         self._visits: list[Callable[[], None]] = []
         # Below: the pool's, under the pool's lock.
         self.pinned = False
@@ -235,6 +237,9 @@ class Worker(Interruptible):
         is_long = statement.seconds >= self.driver.worth_passing
         if is_long:
             self._pool.step_aside(self)
+        else:
+            # Not what it takes now: with others in Python it has to wait for them as well.
+            self._waited += statement.seconds
         start = time.perf_counter()
         self.in_driver = True
         try:
@@ -251,6 +256,12 @@ class Worker(Interruptible):
         # nobody keeps it, may have gone.
         if not self._pool.step_back(self) and not self.turn.acquire(timeout=TICK) and self._pool.go_on(self):
             self.turn.acquire()
+
+    def spent(self) -> tuple[float, float]:
+        """Return how long it has computed and waited in short statements since the last call, in seconds."""
+        used, waited = time.thread_time(), self._waited
+        computed, self._used, self._waited = used - self._used, used, 0.0
+        return computed, waited
 
     def processor_time(self) -> float:
         """Return the seconds of processor time that the worker's thread has used; from any thread."""

@@ -57,11 +57,10 @@ class FakeDriver:
 class FakePool:
     """A pool of workers with fake drivers, on the running loop."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *, may_overlap: bool = False, **settings: Any) -> None:
         self.drivers: list[FakeDriver] = []
-        self.pool = WorkerPool(
-            "fake", PoolSettings.resolve(**settings), event_loop(running_key()), self._make_driver
-        )
+        resolved, loop = PoolSettings.resolve(**settings), event_loop(running_key())
+        self.pool = WorkerPool("fake", resolved, loop, self._make_driver, may_overlap=may_overlap)
 
     def _make_driver(self) -> FakeDriver:
         self.drivers.append(FakeDriver())

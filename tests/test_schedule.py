@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -11,8 +12,9 @@ import pytest
 from async_peewee import _pool, _schedule, _turnstile
 from async_peewee._gate import WriteGate
 from async_peewee._jobs import Job, State
+from async_peewee._statements import Statement
 from async_peewee._worker import current_worker
-from tests.fakes import Blocker, FakePool, all_running
+from tests.fakes import Blocker, FakeDriver, FakePool, all_running
 from tests.support import wait_until
 
 
@@ -44,6 +46,44 @@ async def test_one_worker_does_it_all_while_nobody_waits() -> None:
                 group.start_soon(fake.run, lambda: names.append(threading.current_thread().name))
         assert len(names) == 100
         assert (len(set(names)), fake.pool.stats().workers) == (1, 1)
+
+
+def wait_for_a_server() -> None:
+    """Do as a call that mostly waits in a statement, which is yet too short to pass the turn on."""
+    worker_here().ask(Statement(False, False, seconds=0.5), lambda: None)
+
+
+def wait_for_nobody() -> None:
+    worker_here().ask(Statement(False, False, seconds=0.0), lambda: None)
+
+
+@pytest.mark.usefixtures("nobody_looks")
+@pytest.mark.parametrize(
+    ("may_overlap", "call", "at_once"),
+    [(True, wait_for_a_server, 2), (True, wait_for_nobody, 1), (False, wait_for_a_server, 1)],
+)
+async def test_a_second_worker_overlaps_where_calls_wait_for_a_server(
+    monkeypatch: pytest.MonkeyPatch, may_overlap: bool, call: Callable[[], None], at_once: int
+) -> None:
+    """Not a third; none where they compute more than they wait, nor where there is no server."""
+    monkeypatch.setattr(FakeDriver, "worth_passing", 1.0)
+    async with FakePool(pool_size=10, may_overlap=may_overlap) as fake:
+        for _ in range(20):
+            await fake.run(call)
+        busy = Blocker(), Blocker()
+        for blocker in busy:
+            fake.pool.submit(Job(blocker, "blocker"))
+        await wait_until(busy[0].running.is_set)
+        late = [Job(call, "call") for _ in range(3)]
+        for job in late:
+            fake.pool.submit(job)
+        if at_once == 2:
+            await wait_until(busy[1].running.is_set)
+        assert fake.pool.stats().busy == at_once
+        assert fake.pool.stats().waiting == 5 - at_once
+        for blocker in busy:
+            blocker.end.set()
+        await wait_until(lambda: all(job.state is State.DONE for job in late))
 
 
 async def test_without_the_gil_as_many_run_at_once_as_there_are_processors(
