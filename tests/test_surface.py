@@ -234,7 +234,7 @@ def known(subject: Any, lists: dict[str, Any]) -> set[str]:
     return {name for some in words for name in (some.split() if isinstance(some, str) else some)}
 
 
-SUBJECTS = list(subjects())
+SUBJECTS = sorted(subjects(), key=lambda subject: subject.__name__)
 
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.__name__)
