@@ -125,12 +125,12 @@ async def test_max_waiting_bounds_the_queue() -> None:
 
 async def test_a_call_waits_no_longer_than_acquire_timeout() -> None:
     """The error names size, queue and holders, and no thread is spent on the dead waiter."""
-    async with FakePool(pool_size=1, acquire_timeout=0.1) as fake:
+    async with FakePool(pool_size=1, acquire_timeout=0.3) as fake:
         blocker = Blocker()
         async with anyio.create_task_group() as group:
             group.start_soon(fake.run, blocker, "the slow one")
             await wait_until(blocker.running.is_set)
-            with anyio.fail_after(2), pytest.raises(PoolTimeout, match="0.1 s: pool size 1.*the slow one"):
+            with anyio.fail_after(2), pytest.raises(PoolTimeout, match="0.3 s: pool size 1.*the slow one"):
                 await fake.run(lambda: 42)
             assert fake.pool.stats().waiting == 0
             blocker.end.set()
@@ -151,7 +151,7 @@ async def test_max_waiting_zero_uses_free_workers_and_lets_nobody_wait() -> None
 
 
 async def test_a_timeout_names_those_who_wait_and_the_block_that_holds() -> None:
-    async with FakePool(pool_size=1, acquire_timeout=0.1) as fake:
+    async with FakePool(pool_size=1, acquire_timeout=0.3) as fake:
         worker = await fake.run(current_worker, pin=True)
         worker.holder = ("the long block", time.monotonic() - 5)
         errors: list[str] = []
@@ -166,7 +166,7 @@ async def test_a_timeout_names_those_who_wait_and_the_block_that_holds() -> None
             async with anyio.create_task_group() as group:
                 for _ in range(3):
                     group.start_soon(call)
-        assert "0.1 s: pool size 1, 3 waiting, held by: the long block for 5." in errors[0]
+        assert "0.3 s: pool size 1, 3 waiting, held by: the long block for 5." in errors[0]
         assert fake.pool.stats().timed_out == len(errors) == 3
         await fake.run(lambda: None, worker=worker, unpin=True)
 
@@ -174,7 +174,7 @@ async def test_a_timeout_names_those_who_wait_and_the_block_that_holds() -> None
 @on_asyncio
 async def test_a_timeout_comes_though_somebody_has_cancelled_every_task(anyio_backend: Any) -> None:
     """As asyncio.run does at the end, when clean-up code may still wait for a worker."""
-    async with FakePool(pool_size=1, acquire_timeout=0.1) as fake:
+    async with FakePool(pool_size=1, acquire_timeout=0.3) as fake:
         blocker = (await all_running(fake, 1))[0]
         first = Job(lambda: 42, "first")
         fake.pool.submit(first)
@@ -186,7 +186,7 @@ async def test_a_timeout_comes_though_somebody_has_cancelled_every_task(anyio_ba
         fake.pool.submit(Job(lambda: 42, "second"))
         # Not awaited: where no timeout comes, waiting for one would never end.
         try:
-            await wait_until(lambda: fake.pool.stats().timed_out == 2, seconds=1)
+            await wait_until(lambda: fake.pool.stats().timed_out == 2, seconds=5)
         finally:
             blocker.end.set()
         with pytest.raises(PoolTimeout):

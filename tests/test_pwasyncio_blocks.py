@@ -194,7 +194,7 @@ async def test_a_closed_pool_opens_again(db: Any, shelf: Shelf) -> None:
 
 async def test_each_task_has_its_own(make_db: Maker) -> None:
     """As many as the pool has; another one waits `acquire_timeout` seconds: OperationalError."""
-    db = make_db(pool_size=2, pool_min_size=1, acquire_timeout=0.2)
+    db = make_db(pool_size=2, pool_min_size=1, acquire_timeout=1.0)
     holding = anyio.Event()
     held: list[Any] = []
 

@@ -123,7 +123,7 @@ async def test_a_file_has_the_librarys_defaults(db: Any) -> None:
 @on_sqlite
 async def test_a_parent_that_waits_for_a_child_that_writes_waits_in_vain(make_db: Maker) -> None:
     """OperationalError after `acquire_timeout`; pwasyncio has SQLite's busy timeout for it."""
-    db = make_db(acquire_timeout=0.2)
+    db = make_db(acquire_timeout=0.5)
     shelf = Shelf(make_db.pw.AsyncModel, db)
     await db.acreate_tables([shelf.Author, shelf.Book])
     errors: list[Exception] = []

@@ -17,7 +17,7 @@ BLOCKS = {"sqlite": "connection_context", "psycopg2": "atomic", "psycopg3": "ato
 async def test_all_workers_pinned_and_each_wanting_another(make_database: Maker) -> None:
     """PoolTimeout names the size, those who wait, and each holder's task and age; later calls work."""
     spelling = BLOCKS[make_database.kind]
-    async with make_database(pool_size=2, acquire_timeout=0.3) as database:
+    async with make_database(pool_size=2, acquire_timeout=0.5) as database:
         inside: list[str] = []
         errors: list[str] = []
 
@@ -40,15 +40,15 @@ async def test_all_workers_pinned_and_each_wanting_another(make_database: Maker)
             group.start_soon(holder, name="Bob")
         assert len(errors) == 2
         for name in ("Ann", "Bob"):
-            assert f"{spelling}() in task '{name}' for 0." in errors[0]
-        assert "became free within 0.3 s: pool size 2, 2 waiting, held by:" in errors[0]
+            assert f"{spelling}() in task '{name}' for " in errors[0]
+        assert "became free within 0.5 s: pool size 2, 2 waiting, held by:" in errors[0]
         assert (await database.execute_sql("SELECT 42")).fetchone() == (42,)
 
 
 @pytest.mark.parametrize("make_database", ["sqlite"], indirect=True)
 async def test_a_child_that_waits_for_its_parents_write_lock(make_database: Maker) -> None:
     """A call and a function on a worker: each error names the parent, and says what to write instead."""
-    async with make_database(acquire_timeout=0.2) as database:
+    async with make_database(acquire_timeout=0.5) as database:
         models = Models(database)
         await database.create_tables(models.all)
         errors: list[str] = []
@@ -67,7 +67,7 @@ async def test_a_child_that_waits_for_its_parents_write_lock(make_database: Make
         async with anyio.create_task_group() as group:
             group.start_soon(parent, name="the parent")
         assert len(errors) == 2
-        assert all("held by: atomic() in task 'the parent' for 0." in error for error in errors)
+        assert all("held by: atomic() in task 'the parent' for " in error for error in errors)
         assert any("share_connection()" in error for error in errors)
         assert [user.name for user in await models.User.select()] == ["parent"]
 

@@ -64,7 +64,7 @@ async def test_our_pinned_workers_do_not_take_the_default_threads(make_database:
 
 async def test_a_worker_that_calls_back_for_its_own_worker_gets_an_error(tmp_path: Path) -> None:
     """In acquire_timeout seconds, naming the function that holds the worker; never a hang."""
-    async with AsyncSqliteDatabase(tmp_path / "test.db", pool_size=1, acquire_timeout=0.3) as database:
+    async with AsyncSqliteDatabase(tmp_path / "test.db", pool_size=1, acquire_timeout=0.5) as database:
 
         async def back_on_the_loop() -> None:
             await database.execute_sql("SELECT 1")
