@@ -186,7 +186,7 @@ async def test_a_timeout_comes_though_somebody_has_cancelled_every_task(anyio_ba
         fake.pool.submit(Job(lambda: 42, "second"))
         # Not awaited: where no timeout comes, waiting for one would never end.
         try:
-            await wait_until(lambda: fake.pool.stats().timed_out == 2, seconds=5)
+            await wait_until(lambda: fake.pool.stats().timed_out == 2, seconds=1)
         finally:
             blocker.end.set()
         with pytest.raises(PoolTimeout):

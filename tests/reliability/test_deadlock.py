@@ -40,7 +40,7 @@ async def test_all_workers_pinned_and_each_wanting_another(make_database: Maker)
             group.start_soon(holder, name="Bob")
         assert len(errors) == 2
         for name in ("Ann", "Bob"):
-            assert f"{spelling}() in task '{name}' for " in errors[0]
+            assert f"{spelling}() in task '{name}' for 0." in errors[0]
         assert "became free within 0.5 s: pool size 2, 2 waiting, held by:" in errors[0]
         assert (await database.execute_sql("SELECT 42")).fetchone() == (42,)
 
@@ -67,7 +67,7 @@ async def test_a_child_that_waits_for_its_parents_write_lock(make_database: Make
         async with anyio.create_task_group() as group:
             group.start_soon(parent, name="the parent")
         assert len(errors) == 2
-        assert all("held by: atomic() in task 'the parent' for " in error for error in errors)
+        assert all("held by: atomic() in task 'the parent' for 0." in error for error in errors)
         assert any("share_connection()" in error for error in errors)
         assert [user.name for user in await models.User.select()] == ["parent"]
 
