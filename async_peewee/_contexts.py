@@ -33,7 +33,7 @@ class ConnectionContexts:
     # Every database's contexts, for aio(function), which names no database.
     known: ClassVar[weakref.WeakSet[ConnectionContexts]] = weakref.WeakSet()
 
-    def __init__(self, settings: PoolSettings, make_driver: Callable[[], Driver], may_overlap: bool) -> None:
+    def __init__(self, settings: PoolSettings, make_driver: Callable[[], Driver]) -> None:
         self.name = "a database"
         self.settings = settings
         self.opens_itself = True
@@ -44,7 +44,6 @@ class ConnectionContexts:
         # What the database does, after a fork, with the connection of the thread that survives.
         self.forget_connection: Callable[[], Any] = lambda: None
         self._make_driver = make_driver
-        self._may_overlap = may_overlap
         # Protects _pools: two threads may each run a loop on this database.
         self._lock = threading.Lock()
         self._pools: dict[Any, WorkerPool] = {}
@@ -79,8 +78,7 @@ class ConnectionContexts:
     def open_pool(self) -> WorkerPool:
         """Make a new pool for this loop, in the place of one that is closed."""
         key = running_key()
-        loop = event_loop(key)
-        pool = WorkerPool(self.name, self.settings, loop, self._make_driver, may_overlap=self._may_overlap)
+        pool = WorkerPool(self.name, self.settings, event_loop(key), self._make_driver)
         with self._lock:
             for other, old in list(self._pools.items()):
                 if old.loop.is_closed():

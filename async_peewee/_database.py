@@ -92,9 +92,7 @@ class AsyncDatabase(Blocks, TypedDatabase):
         if kwargs.get("thread_safe") is False:
             raise ConfigurationError("thread_safe=False is not valid: each worker is a thread")
         self.family: Family = family_of(self)
-        self.contexts: ConnectionContexts = ConnectionContexts(
-            settings, self.family.make_driver, self.family.is_elsewhere
-        )
+        self.contexts: ConnectionContexts = ConnectionContexts(settings, self.family.make_driver)
         # Changes with each init(): a connection of an earlier one is replaced.
         self.generation: object = object()
         # Changes with each function and the like that is registered on an SQLite database.

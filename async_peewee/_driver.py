@@ -36,6 +36,7 @@ class ConnectionDriver:
     # changes of thread, and here, where the database is part of the process, it works on a
     # processor that the next worker would have to do without.
     worth_passing: float = 0.0005
+    may_overlap: bool = False
 
     def __init__(self, database: Any, settings: PoolSettings) -> None:
         self.database = database

@@ -32,6 +32,8 @@ class Driver(Protocol):
     is_dirty: bool
     # From how many seconds on a statement is worth passing the turn on for.
     worth_passing: float
+    # Whether the database works in another process: who waits for it leaves a processor free.
+    may_overlap: bool
 
     def ready(self, check: Callable[[], None]) -> None:
         """Open the connection, or replace it if it is broken or old.

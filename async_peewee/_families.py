@@ -24,9 +24,6 @@ DriverClass = type[ConnectionDriver]
 class Family:
     """What a database of one kind needs; by itself, of one that needs nothing more."""
 
-    # The database works in another process: who waits for it leaves a processor free.
-    is_elsewhere = True
-
     def __init__(self, database: Any, drivers: tuple[DriverClass, ...]) -> None:
         self.database = database
         self._drivers = drivers
@@ -56,7 +53,6 @@ class Family:
 class SqliteFamily(Family):
     """SQLite: one writer at a time in a file, and a `:memory:` that is one connection."""
 
-    is_elsewhere = False
     is_memory = False
     _is_file = False
 

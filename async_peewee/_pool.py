@@ -24,17 +24,10 @@ class WorkerPool:
     """Hand jobs to at most `pool_size` workers.
 
     The public methods are for the loop's thread, those of "the workers' side" for theirs.
-    `may_overlap`: the database works elsewhere.
     """
 
     def __init__(
-        self,
-        name: str,
-        settings: PoolSettings,
-        loop: EventLoop,
-        make_driver: Callable[[], Driver],
-        *,
-        may_overlap: bool = False,
+        self, name: str, settings: PoolSettings, loop: EventLoop, make_driver: Callable[[], Driver]
     ) -> None:
         self.name = name
         self.settings = settings
@@ -46,7 +39,7 @@ class WorkerPool:
         # worker and job. Held for a few instructions only, never around a call that can block.
         self._lock = threading.Lock()
         self._crew = Crew(name, settings, loop, self._lock, self._grow)
-        self._schedule = Schedule(self._crew, settings.acquire_timeout, may_overlap, self._admit)
+        self._schedule = Schedule(self._crew, settings.acquire_timeout, self._admit)
         self._crew.before_stop = self._schedule.release
         self._counts: Counter[str] = Counter()
         # Whether the loop's thread will look at what waits, and whether replies rely on it.
@@ -221,12 +214,11 @@ class WorkerPool:
 
     def _pass_on(self, worker: Worker) -> tuple[Job | None, int]:
         """Return the next job for a worker, and how many replies may wait for one another meanwhile."""
-        turnstile = self._schedule.turnstile
-        spent = worker.spent() if turnstile.may_overlap else None
+        spent = worker.spent() if worker.driver.may_overlap else None
         with self._lock:
-            turnstile.leave(worker)
+            self._schedule.turnstile.leave(worker)
             if spent is not None:
-                turnstile.weigh(*spent)
+                self._schedule.turnstile.weigh(*spent)
             following = self._schedule.dispatch(worker)
             batch = self._schedule.batch() if self._looks else 0
             self._replies_wait = self._replies_wait or batch > 0

@@ -28,13 +28,11 @@ BATCH = 32
 class Schedule:
     """The jobs that wait, and who of the crew has the turn to run one."""
 
-    def __init__(
-        self, crew: Crew, acquire_timeout: float, may_overlap: bool, admit: Callable[[Job], bool]
-    ) -> None:
+    def __init__(self, crew: Crew, acquire_timeout: float, admit: Callable[[Job], bool]) -> None:
         self._crew = crew
         # Called by a write gate, on whichever thread leaves it, for a job that waited there.
         self._admit = admit
-        self.turnstile = Turnstile(may_overlap)
+        self.turnstile = Turnstile()
         # Jobs that take whichever worker is free.
         self.queue = JobQueue(acquire_timeout)
         # Jobs that have a worker, and wait for its turn.

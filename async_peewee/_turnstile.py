@@ -42,11 +42,10 @@ def turns() -> int:
 class Turnstile:
     """Say whose turn it is; all of it under the pool's lock."""
 
-    def __init__(self, may_overlap: bool = False) -> None:
+    def __init__(self) -> None:
         # How many turns are free. An attribute, for it is looked at several times for each job.
         # Less than none, while one is to be given up.
         self.free = turns()
-        self.may_overlap = may_overlap
         self._overlaps = False
         # What an average job computes, and waits in short statements, in seconds.
         self._computed = self._waited = 0.0

@@ -18,6 +18,7 @@ class FakeDriver:
     """Note what a worker asks of its connection; an interrupt ends `blocked` calls."""
 
     worth_passing = 0.0001
+    may_overlap = False
 
     def __init__(self) -> None:
         self.state: dict[str, Any] = {}
@@ -57,10 +58,11 @@ class FakeDriver:
 class FakePool:
     """A pool of workers with fake drivers, on the running loop."""
 
-    def __init__(self, *, may_overlap: bool = False, **settings: Any) -> None:
+    def __init__(self, **settings: Any) -> None:
         self.drivers: list[FakeDriver] = []
-        resolved, loop = PoolSettings.resolve(**settings), event_loop(running_key())
-        self.pool = WorkerPool("fake", resolved, loop, self._make_driver, may_overlap=may_overlap)
+        self.pool = WorkerPool(
+            "fake", PoolSettings.resolve(**settings), event_loop(running_key()), self._make_driver
+        )
 
     def _make_driver(self) -> FakeDriver:
         self.drivers.append(FakeDriver())

@@ -51,13 +51,11 @@ def test_a_class_of_the_users_own_gets_the_right_driver(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", IMPORTABLE)
-async def test_workers_overlap_where_the_database_works_elsewhere(kind: str) -> None:
+def test_workers_overlap_where_the_database_works_elsewhere(kind: str) -> None:
     """SQLite works in the process itself, and nobody waits for it."""
     options = {key: value for key, value in ALL[kind].options.items() if key == "prefer_psycopg3"}
     database = class_of(kind)("name", **options)
-    turnstile = database.contexts.pool()._schedule.turnstile
-    assert turnstile.may_overlap is not isinstance(database, peewee.SqliteDatabase)
-    await database.close()
+    assert database.family.make_driver().may_overlap is not isinstance(database, peewee.SqliteDatabase)
 
 
 class Plain(AsyncDatabase, peewee.SqliteDatabase):

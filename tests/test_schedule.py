@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -48,26 +47,21 @@ async def test_one_worker_does_it_all_while_nobody_waits() -> None:
         assert (len(set(names)), fake.pool.stats().workers) == (1, 1)
 
 
-def wait_for_a_server() -> None:
-    """Do as a call that mostly waits in a statement, which is yet too short to pass the turn on."""
-    worker_here().ask(Statement(False, False, seconds=0.5), lambda: None)
-
-
-def wait_for_nobody() -> None:
-    worker_here().ask(Statement(False, False, seconds=0.0), lambda: None)
-
-
 @pytest.mark.usefixtures("nobody_looks")
 @pytest.mark.parametrize(
-    ("may_overlap", "call", "at_once"),
-    [(True, wait_for_a_server, 2), (True, wait_for_nobody, 1), (False, wait_for_a_server, 1)],
+    ("may_overlap", "seconds", "at_once"), [(True, 0.5, 2), (True, 0.0, 1), (False, 0.5, 1)]
 )
 async def test_a_second_worker_overlaps_where_calls_wait_for_a_server(
-    monkeypatch: pytest.MonkeyPatch, may_overlap: bool, call: Callable[[], None], at_once: int
+    monkeypatch: pytest.MonkeyPatch, may_overlap: bool, seconds: float, at_once: int
 ) -> None:
     """Not a third; none where they compute more than they wait, nor where there is no server."""
     monkeypatch.setattr(FakeDriver, "worth_passing", 1.0)
-    async with FakePool(pool_size=10, may_overlap=may_overlap) as fake:
+    monkeypatch.setattr(FakeDriver, "may_overlap", may_overlap)
+
+    def call() -> None:
+        worker_here().ask(Statement(False, False, seconds), lambda: None)
+
+    async with FakePool(pool_size=10) as fake:
         for _ in range(20):
             await fake.run(call)
         busy = Blocker(), Blocker()

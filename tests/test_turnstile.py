@@ -148,20 +148,20 @@ def weighed(turnstile: Turnstile, jobs: int, job: tuple[float, float]) -> Turnst
 
 def test_two_overlap_where_jobs_mostly_wait_in_short_statements() -> None:
     """Computed and waited as long; then computed five times as long as waited; then as before."""
-    turnstile = weighed(Turnstile(may_overlap=True), 100, LIGHT)
+    turnstile = weighed(Turnstile(), 100, LIGHT)
     assert turnstile.free == 2
     assert weighed(turnstile, 100, HEAVY).free == 1
     assert weighed(turnstile, 100, LIGHT).free == 2
 
 
 def test_a_single_job_of_another_kind_changes_nothing() -> None:
-    assert weighed(weighed(Turnstile(may_overlap=True), 100, LIGHT), 1, HEAVY).free == 2
-    assert weighed(weighed(Turnstile(may_overlap=True), 100, HEAVY), 1, LIGHT).free == 1
+    assert weighed(weighed(Turnstile(), 100, LIGHT), 1, HEAVY).free == 2
+    assert weighed(weighed(Turnstile(), 100, HEAVY), 1, LIGHT).free == 1
 
 
 def test_a_turn_that_is_taken_is_given_up_when_it_is_over() -> None:
     """Two have a turn when it shows that two are one too many."""
-    turnstile: Any = weighed(Turnstile(may_overlap=True), 100, LIGHT)
+    turnstile: Any = weighed(Turnstile(), 100, LIGHT)
     first, second, third = (Someone() for _ in range(3))
     turnstile.take(first)
     turnstile.take(second)
