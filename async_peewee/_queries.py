@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import peewee
@@ -12,7 +13,7 @@ from ._calls import PendingCall, call_on_worker, guard, on_loop_thread
 from ._contexts import ConnectionContexts
 from ._dual import install_dual, refuse_bind_ctx
 from ._lookup import contexts_of
-from ._results import sealed
+from ._results import fill, fill_partly, seal, sealed
 from ._streams import Stream
 from ._worker import here
 
@@ -86,7 +87,14 @@ def _pend_query(
     # A clone: execution changes a query, and two tasks may share this one.
     clone = _clone(query)
     function = sealed(native, clone, *args, **kwargs)
+    if name == "execute":
+        function = partial(_execute, native, clone, args, kwargs)
     return call_on_worker(label, contexts, function, writes=writes, then=_give_back(query, clone))
+
+
+def _execute(native: Callable[..., Any], clone: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    result = native(clone, *args, **kwargs)
+    return fill_partly(result) if isinstance(result, peewee.CursorWrapper) else seal(result)
 
 
 def _contexts_for(query: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ConnectionContexts:
@@ -106,6 +114,8 @@ def _clone(query: Any) -> Any:
 
 def _give_back(query: Any, clone: Any) -> Callable[[Any], Any]:
     def then(result: Any) -> Any:
+        if isinstance(result, peewee.CursorWrapper):
+            fill(result)  # what the worker has left of it
         # So that `for`, len() and indexing work on the user's query too, as in Peewee. A
         # wrapper that get() or first() left half read stays behind with the clone.
         if _is_filled(clone):

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from types import GeneratorType
 from typing import Any
 
 import peewee
 
-# After so many rows, a millisecond or two of Python, the worker lets go of the interpreter
-# for a moment, in seconds: the loop's thread, asking for it, would have to wait for five
-# milliseconds, and that again for each timer and socket.
-SLICE = 200
-MOMENT = 1e-6
+from ._rows import SAMPLE, SLICE, convert, convert_sample
 
 # Peewee's own table of driver errors; fetching is outside of it in Peewee itself.
 driver_errors = vars(peewee)["__exception_wrapper__"]
@@ -37,6 +32,11 @@ class BufferedCursor:
         self.lastrowid: Any = getattr(cursor, "lastrowid", None)
         self._position = 0
         cursor.close()
+
+    @property
+    def left(self) -> int:
+        """How many rows have not been fetched."""
+        return len(self._rows) - self._position
 
     def fetchone(self) -> Any:
         if self._position >= len(self._rows):
@@ -70,21 +70,16 @@ def fill(wrapper: Any) -> Any:
     return wrapper
 
 
-def convert(wrapper: Any, rows: list[Any]) -> list[Any]:
-    """Make of a driver's rows what a Peewee CursorWrapper makes of them one by one, which costs more."""
-    if rows and not wrapper.initialized:
-        wrapper.initialize()
-        wrapper.initialized = True
-    wrapper.count += len(rows)
-    process_row = wrapper.process_row
-    if len(rows) <= SLICE:
-        return [process_row(row) for row in rows]
-    converted: list[Any] = []
-    for start in range(0, len(rows), SLICE):
-        if start:
-            time.sleep(MOMENT)
-        converted += [process_row(row) for row in rows[start : start + SLICE]]
-    return converted
+def fill_partly(wrapper: Any) -> Any:
+    """Read all rows on a worker, but leave the wrapper to `fill()` on the loop's thread if that is quick."""
+    if not wrapper.populated:
+        cursor = wrapper.cursor = BufferedCursor(wrapper.cursor)
+        made, is_quick = convert_sample(wrapper, cursor.fetchmany(SAMPLE))
+        wrapper.row_cache.extend(made)
+        # More than a slice would keep the loop from others.
+        if not is_quick or cursor.left > SLICE:
+            fill(wrapper)
+    return wrapper
 
 
 def seal(result: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import peewee
 import pytest
 
-from async_peewee import AsyncMySQLDatabase, _results
+from async_peewee import AsyncMySQLDatabase
 from async_peewee._results import BufferedCursor, fill, seal, sealed
 from tests.support import Models, queries_of
 
@@ -43,23 +43,6 @@ def plain() -> Iterator[Any]:
 
 
 # -- the parts ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("count", [0, 3, 4, 10])
-def test_many_rows_are_converted_with_pauses_for_the_loop(
-    plain: Any, monkeypatch: pytest.MonkeyPatch, count: int
-) -> None:
-    """Here after each three: the rows are all there, in order, and what came before a pause is complete."""
-    paused_at: list[int] = []
-    made: list[Any] = []
-    monkeypatch.setattr(_results, "SLICE", 3)
-    monkeypatch.setattr(_results.time, "sleep", lambda seconds: paused_at.append(len(made)))
-    Plain.delete().execute()
-    Plain.insert_many([(i,) for i in range(count)]).execute()
-    query = Plain.select(Plain.i).order_by(Plain.i).objects(lambda **row: made.append(row["i"]) or row["i"])
-    wrapper = fill(query.execute())
-    assert wrapper.row_cache == made == list(range(count))
-    assert paused_at == list(range(3, count, 3))
 
 
 def test_a_buffered_cursor_reads_like_the_real_one(connection: sqlite3.Connection) -> None:
