@@ -161,7 +161,8 @@ class AsyncQuery:
 
         On the loop's thread: an asynchronous iterator that pins a worker until it is
         exhausted, closed (`aclose()`, `async with`) or dropped by `break`; inside a block it
-        uses the block's connection. Elsewhere: Peewee's own generator. Raises
+        uses the block's connection. Quick rows are made on the loop's thread, others on the
+        worker; all fetching is on the worker. Elsewhere: Peewee's own generator. Raises
         ValueError with with_related(). Cancellation interrupts the fetch and ends the stream.
         """
         if not on_loop_thread():

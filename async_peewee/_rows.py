@@ -2,7 +2,7 @@
 
 What is made on one processor and used on another has to travel between their caches, which
 takes a third of the time that Peewee needs to make a plain row. So the event loop's thread
-makes the rows that are made quickly, a slice at a time; the worker makes all others.
+makes the rows that are made quickly, a few hundred at a time; the worker makes all others.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import peewee
 
 from ._turnstile import turns
 
-# After so many rows, a millisecond or two of Python, others have their turn: a worker lets go
-# of the interpreter for a moment, in seconds, for which the loop's thread would have to wait
-# five milliseconds, and that again for each timer and socket; the loop runs its other tasks.
+# After so many rows, a millisecond or two of Python, a worker lets go of the interpreter for a
+# moment, in seconds: the loop's thread, asking for it, would have to wait for five
+# milliseconds, and that again for each timer and socket. The loop makes no more at once either.
 SLICE = 200
 MOMENT = 1e-6
 
