@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import peewee
@@ -13,7 +12,7 @@ from ._calls import PendingCall, call_on_worker, guard, on_loop_thread
 from ._contexts import ConnectionContexts
 from ._dual import install_dual, refuse_bind_ctx
 from ._lookup import contexts_of
-from ._results import fill, fill_partly, seal, sealed
+from ._results import fill, sealed, sealed_partly
 from ._streams import Stream
 from ._worker import here
 
@@ -86,15 +85,9 @@ def _pend_query(
         return call_on_worker(label, contexts, lambda: query._cursor_wrapper)
     # A clone: execution changes a query, and two tasks may share this one.
     clone = _clone(query)
-    function = sealed(native, clone, *args, **kwargs)
-    if name == "execute":
-        function = partial(_execute, native, clone, args, kwargs)
+    seal = sealed_partly if name == "execute" else sealed
+    function = seal(native, clone, *args, **kwargs)
     return call_on_worker(label, contexts, function, writes=writes, then=_give_back(query, clone))
-
-
-def _execute(native: Callable[..., Any], clone: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    result = native(clone, *args, **kwargs)
-    return fill_partly(result) if isinstance(result, peewee.CursorWrapper) else seal(result)
 
 
 def _contexts_for(query: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ConnectionContexts:

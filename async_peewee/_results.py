@@ -108,3 +108,13 @@ def _is_raw_cursor(result: Any) -> bool:
 def sealed(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[[], Any]:
     """Return a call of `function` whose result may leave the worker."""
     return lambda: seal(function(*args, **kwargs))
+
+
+def sealed_partly(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[[], Any]:
+    """Return a call of `function` of whose result `fill()` may have to make the last rows."""
+
+    def call() -> Any:
+        result = function(*args, **kwargs)
+        return fill_partly(result) if isinstance(result, peewee.CursorWrapper) else seal(result)
+
+    return call

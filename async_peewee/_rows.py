@@ -17,7 +17,7 @@ from ._turnstile import turns
 
 # After so many rows, a millisecond or two of Python, a worker lets go of the interpreter for a
 # moment, in seconds: the loop's thread, asking for it, would have to wait for five
-# milliseconds, and that again for each timer and socket. The loop makes no more at once either.
+# milliseconds, and that again for each timer and socket. Nor does the loop make more of a list.
 SLICE = 200
 MOMENT = 1e-6
 

@@ -10,7 +10,7 @@ import anyio
 import peewee
 import pytest
 
-from async_peewee import AsyncModel, AsyncSqliteDatabase, _rows, _streams
+from async_peewee import AsyncModel, AsyncSqliteDatabase, _chunks, _rows, _streams
 from async_peewee._results import fill
 from async_peewee._rows import SAMPLE, SLICE
 from tests.support import Maker
@@ -66,8 +66,9 @@ class Traces:
 
 @pytest.fixture(autouse=True)
 def all_are_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no row be slow on account of a busy machine."""
+    """Let no row, and no fetch of a chunk, be slow on account of a busy machine."""
     monkeypatch.setattr(_rows, "QUICK", float("inf"))
+    monkeypatch.setattr(_chunks, "CHUNK_SECONDS", 1e6)
     monkeypatch.setattr(_streams, "STRETCH", STRETCH)
 
 
@@ -167,8 +168,10 @@ def fail_at(number: int) -> Any:
 
 
 async def test_a_stream_is_made_by_the_loop(traces: Traces) -> None:
-    """Each row when it is asked for, in order; the first of each chunk by the worker."""
-    values = [row.value async for row in traces.select().iterator()]
+    """Each row when it is asked for, in order; the sample by the worker, which drops the cursor."""
+    stream = traces.select().iterator()
+    values = [row.value async for row in stream]
+    assert stream._chunks.process_row.__self__.cursor is None
     assert values == traces.field.values == list(range(SLICE + SAMPLE + 1))
     made = traces.made()
     assert made[HERE] > made["a worker"] >= SAMPLE
@@ -207,7 +210,7 @@ async def test_between_two_stretches_other_tasks_run(
     sqlite_traces: Traces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One chunk of two hundred rows, a checkpoint every fifty."""
-    monkeypatch.setattr(_streams, "FIRST_CHUNK", SLICE + SAMPLE)
+    monkeypatch.setattr(_chunks, "FIRST_CHUNK", SLICE + SAMPLE)
     stream = sqlite_traces.select().iterator()
     ran_at: set[int] = set()
 
@@ -230,7 +233,7 @@ async def test_between_two_stretches_other_tasks_run(
 async def test_cancelled_between_two_stretches_the_stream_ends(
     sqlite_traces: Traces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_streams, "FIRST_CHUNK", SLICE + SAMPLE)
+    monkeypatch.setattr(_chunks, "FIRST_CHUNK", SLICE + SAMPLE)
     stream = sqlite_traces.select().iterator()
     for _ in range(SAMPLE + STRETCH):
         await stream.__anext__()

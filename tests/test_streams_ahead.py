@@ -13,9 +13,9 @@ import anyio
 import peewee
 import pytest
 
-from async_peewee import _streams
+from async_peewee import _chunks
+from async_peewee._chunks import CHUNK, CHUNK_SECONDS, next_size
 from async_peewee._contexts import ConnectionContexts
-from async_peewee._streams import CHUNK, CHUNK_SECONDS, next_size
 from tests.numbers import Numbers
 from tests.support import Maker, slow_sql, wait_until
 
@@ -28,11 +28,11 @@ class Fetches:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun = self.ended = 0
         self.later: Callable[[Any], None] = lambda chunks: None
-        monkeypatch.setattr(_streams, "FIRST_CHUNK", ROWS)
-        monkeypatch.setattr(_streams, "CHUNK", ROWS)
-        native = _streams._Chunks.next
+        monkeypatch.setattr(_chunks, "FIRST_CHUNK", ROWS)
+        monkeypatch.setattr(_chunks, "CHUNK", ROWS)
+        native = _chunks.Chunks.next
 
-        def count(chunks: Any) -> _streams.Chunk:
+        def count(chunks: Any) -> _chunks.Chunk:
             self.begun += 1
             try:
                 if self.begun > 2:
@@ -41,7 +41,7 @@ class Fetches:
             finally:
                 self.ended += 1
 
-        monkeypatch.setattr(_streams._Chunks, "next", count)
+        monkeypatch.setattr(_chunks.Chunks, "next", count)
 
 
 @pytest.fixture
