@@ -7,19 +7,18 @@ on a plain thread `with` works as ever; on the loop's thread it is `async with`.
 from __future__ import annotations
 
 import functools
-import inspect
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any
 
 import peewee
 
-from ._calls import PendingCall, call_on_worker, guard, on_loop_thread
+from ._calls import PendingCall, call_on_worker, guard
+from ._decorators import Decorator
 from ._dual import install_dual
 from ._errors import PoolClosed, TransactionFinished
 from ._pins import Pin, current_driver
-from ._results import sealed
 from ._worker import current_worker
 
 if TYPE_CHECKING:
@@ -27,21 +26,13 @@ if TYPE_CHECKING:
 
     from ._typing import DualValue
 
-F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
-P = ParamSpec("P")
-T = TypeVar("T")
-
 logger = logging.getLogger("async_peewee")
 
 TRANSACTION_METHODS = ("commit", "rollback")
 
 
-class Block:
+class Block(Decorator):
     """The asynchronous half of one of Peewee's blocks."""
-
-    db: Any
-    # How the block is spelled, for messages: db.atomic().
-    spelling = "block"
 
     _pin: Pin | None = None
     _owns_pin = False
@@ -71,43 +62,6 @@ class Block:
     def leave(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
         """Do what Peewee's block does on exit."""
         super().__exit__(kind, error, None)  # type: ignore[misc]
-
-    @overload
-    def __call__(self, function: F) -> F: ...  # type: ignore[overload-overlap]  # a coroutine is a T as well
-    @overload
-    def __call__(self, function: Callable[P, T]) -> Callable[P, DualValue[T]]: ...
-    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Decorate a function: each call runs in a block of its own.
-
-        A plain function runs with its block on a worker, in one hop, when it is called on
-        the loop's thread; an `async def` runs there itself.
-        """
-        if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
-            raise TypeError(
-                f"@db.{self.spelling}() cannot decorate the generator {function.__qualname__}: "
-                "its block would stay open between its values"
-            )
-        if inspect.iscoroutinefunction(function):
-            return self._decorate_async(function)
-        return self._decorate(super().__call__(function), function)  # type: ignore[misc]
-
-    def _decorate_async(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        async def wrapper(*args: Any, **kwargs: Any) -> Any:
-            async with self._build_ctx():  # type: ignore[attr-defined]
-                return await function(*args, **kwargs)
-
-        return wrapper
-
-    def _decorate(self, in_block: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            if on_loop_thread():
-                call = sealed(in_block, *args, **kwargs)
-                return call_on_worker(function.__qualname__, self.db.contexts, call)
-            return in_block(*args, **kwargs)
-
-        return wrapper
 
     # -- asynchronous -----------------------------------------------------------------
 

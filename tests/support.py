@@ -18,10 +18,7 @@ import anyio
 import peewee
 import pytest
 
-from async_peewee import (
-    AsyncDatabase,
-    AsyncModel,
-)
+from async_peewee import AsyncDatabase, AsyncModel
 from tests.kinds import ALL, class_of
 
 
@@ -153,15 +150,16 @@ class Maker:
         return peewee.PostgresqlDatabase(self.server.url, **self.server.connect_params())
 
 
+def base_of(database: Any) -> Any:
+    """Return a base class of models on a database."""
+    return type("Base", (AsyncModel,), {"Meta": type("Meta", (), {"database": database})})
+
+
 class Models:
     """Two related models on one database, with their tables."""
 
     def __init__(self, database: AsyncDatabase) -> None:
-        class Base(AsyncModel):
-            class Meta:
-                pass
-
-        Base._meta.database = database
+        Base = base_of(database)
 
         class User(Base):
             name = peewee.TextField(unique=True)

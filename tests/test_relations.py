@@ -9,7 +9,7 @@ import pytest
 from peewee import PREFETCH_TYPE, Load
 
 from async_peewee import AsyncModel, AsyncSqliteDatabase, aio, prefetch
-from tests.support import Models, on_each_library, queries_of
+from tests.support import Models, base_of, on_each_library, queries_of
 
 pytestmark = on_each_library
 
@@ -18,11 +18,7 @@ class School:
     """Students and courses, many to many, with grades for each enrolment."""
 
     def __init__(self, database: Any) -> None:
-        class Base(AsyncModel):
-            class Meta:
-                pass
-
-        Base._meta.database = database
+        Base = base_of(database)
 
         class Student(Base):
             name = peewee.CharField()

@@ -9,7 +9,7 @@ import anyio
 import peewee
 import pytest
 
-from async_peewee import AsyncModel, AsyncSqliteDatabase, BlockingCallError, aio
+from async_peewee import AsyncModel, BlockingCallError, aio
 from tests.support import Maker, Models
 
 
@@ -161,44 +161,6 @@ async def _traced(database: Any, *arguments: str) -> list[str]:
             await database.execute_sql("SELECT 1")
         await database.run(lambda: database.connection().set_trace_callback(None))
     return statements
-
-
-async def test_decorated_functions_run_in_a_block_of_their_own(models: Models) -> None:
-    """`async def` runs on the loop inside the block, `def` on a worker together with its block."""
-    database, User = models.database, models.User
-
-    @database.atomic()
-    async def on_the_loop(name: str, *, fail: bool = False) -> str:
-        assert database.in_transaction()
-        await User.create(name=name)
-        if fail:
-            raise ValueError(name)
-        return name
-
-    @database.atomic()
-    def on_a_worker(name: str, *, fail: bool = False) -> str:
-        User.create(name=name)
-        if fail:
-            raise ValueError(name)
-        return name
-
-    for function in (on_the_loop, on_a_worker):
-        prefix = function.__name__
-        assert await function(prefix) == prefix
-        with pytest.raises(ValueError, match="undone"):
-            await function(f"{prefix} undone", fail=True)
-    assert await names(models) == ["on_a_worker", "on_the_loop"]
-
-
-def test_generators_cannot_be_decorated(tmp_path: Any) -> None:
-    """Their block would stay open between two values."""
-    database = AsyncSqliteDatabase(tmp_path / "test.db")
-
-    async def values() -> Any:
-        yield 1
-
-    with pytest.raises(TypeError, match="generator"):
-        database.atomic()(values)
 
 
 async def test_gathered_calls_are_inside_the_block_of_the_task_that_made_them(
