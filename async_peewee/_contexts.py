@@ -7,7 +7,6 @@ transaction, where their statements interleave and one's rollback takes the othe
 from __future__ import annotations
 
 import inspect
-import threading
 import weakref
 from collections.abc import Callable
 from types import TracebackType
@@ -19,88 +18,39 @@ import peewee
 from ._driver_protocol import Driver
 from ._gate import WriteGate
 from ._jobs import Job
-from ._loops import call_at_end, call_at_end_no_more, current_task, event_loop, running_key
+from ._loops import call_at_end, call_at_end_no_more, current_task, running_key
 from ._pins import Pin, reclaim, require_task
 from ._pool import WorkerPool
+from ._pools import Pools
 from ._settings import PoolSettings
-from ._stats import PoolStats
 from ._worker import Worker
 
 
-class ConnectionContexts:
-    """The pools of one database, one for each event loop, and who holds a worker of them."""
+class ConnectionContexts(Pools):
+    """The pools of one database, and who holds a worker of them."""
 
     # Every database's contexts, for aio(function), which names no database.
     known: ClassVar[weakref.WeakSet[ConnectionContexts]] = weakref.WeakSet()
 
     def __init__(self, settings: PoolSettings, make_driver: Callable[[], Driver]) -> None:
-        self.name = "a database"
-        self.settings = settings
-        self.opens_itself = True
+        super().__init__(settings, make_driver)
         # In front of the writers of this database, None where the database needs none.
         self.gate: WriteGate | None = None
         # The functions that were seen to pass it: the next time they wait for it without a worker.
         self._writers: set[str] = set()
         # What the database does, after a fork, with the connection of the thread that survives.
         self.forget_connection: Callable[[], Any] = lambda: None
-        self._make_driver = make_driver
-        # Protects _pools: two threads may each run a loop on this database.
-        self._lock = threading.Lock()
-        self._pools: dict[Any, WorkerPool] = {}
         self._held: weakref.WeakKeyDictionary[Any, list[Pin]] = weakref.WeakKeyDictionary()
         self.known.add(self)
 
     def forget(self) -> Any:
         """After a fork, in the child: begin anew, and return what must not be let go of."""
-        inherited = (self._pools, self._held, self.forget_connection())
+        inherited = (super().forget(), self._held, self.forget_connection())
         for stack in list(self._held.values()):
             for pin in stack:
                 pin.ended = True
-        self._lock = threading.Lock()
-        self._pools, self._held = {}, weakref.WeakKeyDictionary()
+        self._held = weakref.WeakKeyDictionary()
         return inherited
-
-    # -- pools ------------------------------------------------------------------------
-
-    def find_pool(self) -> WorkerPool | None:
-        """Return this loop's pool, None if it was never opened."""
-        return self._pools.get(running_key())
-
-    def pool(self) -> WorkerPool:
-        """Return this loop's pool; the first use opens it."""
-        pool = self._pools.get(running_key())
-        if pool is not None:
-            return pool
-        if not self.opens_itself:
-            raise peewee.InterfaceError("Error, database connection not opened.")
-        return self.open_pool()
-
-    def open_pool(self) -> WorkerPool:
-        """Make a new pool for this loop, in the place of one that is closed."""
-        key = running_key()
-        pool = WorkerPool(self.name, self.settings, event_loop(key), self._make_driver)
-        with self._lock:
-            for other, old in list(self._pools.items()):
-                if old.loop.is_closed():
-                    del self._pools[other]
-            self._pools[key] = pool
-        return pool
-
-    def forget_pool(self) -> None:
-        """Let the next use open a new pool in the place of this loop's closed one."""
-        key = running_key()
-        with self._lock:
-            if key in self._pools and self._pools[key].is_closed:
-                del self._pools[key]
-
-    def is_open(self) -> bool:
-        """Return True if a pool of this database is open, here or on another loop."""
-        return any(not pool.is_closed and not pool.loop.is_closed() for pool in list(self._pools.values()))
-
-    def stats(self) -> PoolStats:
-        """Return the figures of this loop's pool; without one, all are 0 but the size."""
-        pool = self.find_pool()
-        return PoolStats(pool_size=self.settings.pool_size) if pool is None else pool.stats()
 
     # -- who holds what ---------------------------------------------------------------
 
