@@ -17,6 +17,7 @@ from ._replies import Replies
 from ._schedule import LOOK, Schedule
 from ._settings import PoolSettings
 from ._stats import PoolStats
+from ._turns import TurnTaker
 from ._worker import Worker
 
 
@@ -227,7 +228,7 @@ class WorkerPool:
             self.loop.wake(self._grow)
         return following, batch
 
-    def step_aside(self, worker: Worker) -> None:
+    def step_aside(self, worker: TurnTaker) -> None:
         """Pass the turn on: its worker is going to wait."""
         with self._lock:
             if not self._schedule.turnstile.leave(worker):
@@ -240,12 +241,12 @@ class WorkerPool:
         if is_free:
             self._replies.flush()
 
-    def step_back(self, worker: Worker) -> bool:
+    def step_back(self, worker: TurnTaker) -> bool:
         """Return True if the worker has the turn again; False: it has to wait for `worker.turn`."""
         with self._lock:
             return self._schedule.turnstile.come_back(worker)
 
-    def go_on(self, worker: Worker) -> bool:
+    def go_on(self, worker: TurnTaker) -> bool:
         """Return False if the worker goes on without the turn; True: it has got it just now."""
         with self._lock:
             return not self._schedule.turnstile.stop_waiting(worker)

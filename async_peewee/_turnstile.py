@@ -15,7 +15,7 @@ import sys
 import time
 from collections import deque
 
-from ._worker import Worker
+from ._turns import TurnTaker
 
 # A holder that has used less than this share of the time since the last look is waiting for
 # something, in Python code or in the driver.
@@ -50,13 +50,13 @@ class Turnstile:
         # What an average job computes, and waits in short statements, in seconds.
         self._computed = self._waited = 0.0
         # Who has one, and what the last look has seen of it: its progress, its processor time.
-        self._holders: dict[Worker, tuple[int, float] | None] = {}
+        self._holders: dict[TurnTaker, tuple[int, float] | None] = {}
         # When that was, and how much processor time the loop's thread had used.
         self._looked_at = self._loop_used = 0.0
         # Those that come back from a long statement: in the middle of a job, so they go first.
-        self._returning: deque[Worker] = deque()
+        self._returning: deque[TurnTaker] = deque()
 
-    def take(self, worker: Worker) -> None:
+    def take(self, worker: TurnTaker) -> None:
         """Give a turn that is free to a worker; one that has a turn keeps it."""
         # A writer may get its next job while it is leaving the gate, before its turn is over.
         self.free -= worker not in self._holders
@@ -70,7 +70,7 @@ class Turnstile:
         self.free += overlaps - self._overlaps
         self._overlaps = overlaps
 
-    def leave(self, worker: Worker) -> bool:
+    def leave(self, worker: TurnTaker) -> bool:
         """Take the turn from a worker; False: it did not have one."""
         had = worker in self._holders
         if had:
@@ -78,7 +78,7 @@ class Turnstile:
             self.free += 1
         return had
 
-    def come_back(self, worker: Worker) -> bool:
+    def come_back(self, worker: TurnTaker) -> bool:
         """Give a turn to a worker in the middle of a job; False: it has to wait."""
         if self.free > 0:
             self.take(worker)
@@ -86,14 +86,14 @@ class Turnstile:
         self._returning.append(worker)
         return False
 
-    def stop_waiting(self, worker: Worker) -> bool:
+    def stop_waiting(self, worker: TurnTaker) -> bool:
         """Take a worker out of the queue of those that come back; False: it has a turn by now."""
         waits = worker in self._returning
         if waits:
             self._returning.remove(worker)
         return waits
 
-    def next_returning(self) -> Worker | None:
+    def next_returning(self) -> TurnTaker | None:
         """Return the first of those that come back, None if there is none."""
         return self._returning.popleft() if self._returning else None
 

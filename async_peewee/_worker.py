@@ -9,9 +9,8 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import anyio
@@ -21,7 +20,7 @@ from ._errors import PoolClosed, TransactionFinished
 from ._gate import WriteGate
 from ._interrupts import Interruptible
 from ._jobs import Job, State
-from ._statements import Statement
+from ._turns import TurnGiver, TurnTaker
 
 logger = logging.getLogger("async_peewee")
 
@@ -30,16 +29,13 @@ logger = logging.getLogger("async_peewee")
 TICK = 0.5
 
 
-class Dispatcher(Protocol):
+class Dispatcher(TurnGiver, Protocol):
     """What a worker needs from its pool."""
 
     def started(self, worker: Worker) -> bool: ...
     def take(self, worker: Worker) -> Job | None: ...
     def claim(self, worker: Worker, job: Job) -> bool: ...
     def finish(self, worker: Worker, job: Job) -> Job | None: ...
-    def step_aside(self, worker: Worker) -> None: ...
-    def step_back(self, worker: Worker) -> bool: ...
-    def go_on(self, worker: Worker) -> bool: ...
     def refuse(self, job: Job, error: BaseException) -> None: ...
     def should_end(self, worker: Worker) -> bool: ...
     def ended(self, worker: Worker) -> None: ...
@@ -65,29 +61,22 @@ def forget_worker() -> None:
     here.worker = None
 
 
-class Worker(Interruptible):
+class Worker(TurnTaker, Interruptible):
     """Serve jobs on one thread until the pool, the loop or the process ends."""
 
+    _pool: Dispatcher
+
     def __init__(self, pool: Dispatcher, driver: Driver, name: str) -> None:
-        super().__init__(driver, name)
+        Interruptible.__init__(self, driver, name)
+        TurnTaker.__init__(self)
         # Whose connection it has; a pool that is tested without one has none.
         self.database: Any = getattr(driver, "database", None)
         # None in the inbox means: end.
         self.inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._pool = pool
         self.held_gate: WriteGate | None = None
-        # Acquired by the worker that waits for its turn, released by the pool that gives it.
-        self.turn: threading.Lock = threading.Lock()
-        self.turn.acquire()
-        # For the pool, which looks whether a worker gets on: how many statements and jobs it has
-        # ended, and whether it is in one.
-        self.progress: int = 0
-        self.in_driver: bool = False
         # Whether it runs a statement that Peewee has written.
         self.is_generating = False
-        self._clock: int | None = None
-        # What its jobs have waited for in short statements, and all that it has computed, in seconds.
-        self._waited = self._used = 0.0
         self._visits: list[Callable[[], None]] = []
         # Below: the pool's, under the pool's lock.
         self.pinned = False
@@ -107,8 +96,7 @@ class Worker(Interruptible):
         thread = threading.current_thread()
         borrowed_name, thread.name = thread.name, self.name
         here.worker = self
-        if hasattr(time, "pthread_getcpuclockid"):
-            self._clock = time.pthread_getcpuclockid(threading.get_ident())
+        self.start_clock()
         try:
             job = self._pool.take(self) or self._wait()
             while job is not None:
@@ -222,50 +210,6 @@ class Worker(Interruptible):
         job = self.running
         assert job is not None
         job.after = [*(job.after or ()), callback]
-
-    @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Let another worker have the turn while this one waits inside."""
-        self._pool.step_aside(self)
-        try:
-            yield
-        finally:
-            self._come_back()
-
-    def ask(self, statement: Statement, execute: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """Run a statement; another worker has the turn meanwhile if it is expected to take long."""
-        is_long = statement.seconds >= self.driver.worth_passing
-        if is_long:
-            self._pool.step_aside(self)
-        else:
-            # Not what it takes now: with others in Python it has to wait for them as well.
-            self._waited += statement.seconds
-        start = time.perf_counter()
-        self.in_driver = True
-        try:
-            return execute(*args, **options)
-        finally:
-            self.in_driver = False
-            self.progress += 1
-            statement.took(time.perf_counter() - start)
-            if is_long:
-                self._come_back()
-
-    def _come_back(self) -> None:
-        # A turn that does not come is not worth waiting for: the loop, which sees to it that
-        # nobody keeps it, may have gone.
-        if not self._pool.step_back(self) and not self.turn.acquire(timeout=TICK) and self._pool.go_on(self):
-            self.turn.acquire()
-
-    def spent(self) -> tuple[float, float]:
-        """Return how long it has computed and waited in short statements since the last call, in seconds."""
-        used, waited = time.thread_time(), self._waited
-        computed, self._used, self._waited = used - self._used, used, 0.0
-        return computed, waited
-
-    def processor_time(self) -> float:
-        """Return the seconds of processor time that the worker's thread has used; from any thread."""
-        return time.clock_gettime(self._clock) if self._clock is not None else 0.0
 
     def enter_gate(self, gate: WriteGate, timeout: float) -> bool:
         """Hold the gate until the job or its transaction ends; False: not within `timeout` seconds."""
