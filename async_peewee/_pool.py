@@ -9,23 +9,19 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from ._crew import Crew
+from ._dispatch import Dispatch
 from ._driver_protocol import Driver
 from ._errors import PoolClosed, PoolFull, PoolTimeout
 from ._jobs import Job, State
 from ._loops import EventLoop
-from ._replies import Replies
 from ._schedule import LOOK, Schedule
 from ._settings import PoolSettings
 from ._stats import PoolStats
-from ._turns import TurnTaker
 from ._worker import Worker
 
 
 class WorkerPool:
-    """Hand jobs to at most `pool_size` workers.
-
-    The public methods are for the loop's thread, those of "the workers' side" for theirs.
-    """
+    """Hand jobs to at most `pool_size` workers. Its methods are for the loop's thread."""
 
     def __init__(
         self, name: str, settings: PoolSettings, loop: EventLoop, make_driver: Callable[[], Driver]
@@ -43,10 +39,7 @@ class WorkerPool:
         self._schedule = Schedule(self._crew, settings.acquire_timeout, self._admit)
         self._crew.before_stop = self._schedule.release
         self._counts: Counter[str] = Counter()
-        # Whether the loop's thread will look at what waits, and whether replies rely on it.
-        self._looks = False
-        self._replies_wait = False
-        self._replies = Replies(loop)
+        self._dispatch = Dispatch(loop, self._lock, self._crew, self._schedule, self._grow)
 
     # -- giving work ------------------------------------------------------------------
 
@@ -76,8 +69,7 @@ class WorkerPool:
             self._refuse_if_closed_or_full(job)
             self._schedule.add(job)
             self._schedule.dispatch()
-            must_look = not self._looks and self._schedule.is_waiting()
-            self._looks = self._looks or must_look
+            must_look = self._schedule.begin_to_look()
             must_grow = self._schedule.may_grow()
         if must_grow:
             self._grow()
@@ -134,11 +126,9 @@ class WorkerPool:
             overdue, message = self._drop_overdue(now)
             self._schedule.turnstile.free_if_stuck(now)
             self._schedule.dispatch()
-            self._looks = self._schedule.is_waiting() or self._replies_wait
-            self._replies_wait = False
-            pause = self._schedule.next_look(now) if self._looks else None
+            pause = self._schedule.next_look(now)
         self._fail(overdue, lambda: PoolTimeout(message))
-        self._replies.deliver()
+        self._dispatch.replies.deliver()
         self._grow()
         return pause
 
@@ -161,101 +151,6 @@ class WorkerPool:
             "or the pool larger (pool_size, ASYNC_PEEWEE_POOL_SIZE)"
         )
 
-    # -- the workers' side ------------------------------------------------------------
-
-    def started(self, worker: Worker) -> bool:
-        """Note that a worker's thread runs; False: it was stopped before it began."""
-        return self._crew.started(worker)
-
-    def should_end(self, worker: Worker) -> bool:
-        """Decide whether a worker without work ends."""
-        return self._crew.should_end(worker)
-
-    def ended(self, worker: Worker) -> None:
-        """Note that a worker's thread is through with it."""
-        self.step_aside(worker)
-        self._crew.ended(worker)
-
-    def take(self, worker: Worker) -> Job | None:
-        """Return the first job of a new worker, None if it has to wait for one."""
-        with self._lock:
-            self._crew.coming -= 1
-            self._crew.rest(worker)
-            job = self._schedule.dispatch(worker)
-            must_grow = self._schedule.may_grow()
-        if must_grow:
-            self.loop.wake(self._grow)
-        return job
-
-    def claim(self, worker: Worker, job: Job) -> bool:
-        """Return False if a job from the worker's own inbox was dropped meanwhile."""
-        with self._lock:
-            if job.state is State.QUEUED:
-                self._schedule.assign(job, worker)
-            return job.state is State.TAKEN
-
-    def finish(self, worker: Worker, job: Job) -> Job | None:
-        """Note that a job has ended and reply; return the next one for its worker."""
-        with self._lock:
-            job.state = State.DONE
-            worker.running = None
-            job.pinned = job.pin and job.error is None
-            worker.pinned = (worker.pinned or job.pinned) and not job.unpin
-            if not worker.pinned:
-                worker.holder = None
-                self._crew.rest(worker)
-        if worker.held_gate is not None:
-            # While it has the turn and is the first of the idle: the next writer gets both.
-            worker.leave_gate()
-        following, batch = self._pass_on(worker)
-        if job.finished is not None:
-            job.finished.set()
-        self._replies.send(job, batch)
-        return following
-
-    def _pass_on(self, worker: Worker) -> tuple[Job | None, int]:
-        """Return the next job for a worker, and how many replies may wait for one another meanwhile."""
-        spent = worker.spent() if worker.driver.may_overlap else None
-        with self._lock:
-            self._schedule.turnstile.leave(worker)
-            if spent is not None:
-                self._schedule.turnstile.weigh(*spent)
-            following = self._schedule.dispatch(worker)
-            batch = self._schedule.batch() if self._looks else 0
-            self._replies_wait = self._replies_wait or batch > 0
-            must_grow = self._schedule.may_grow()
-        if must_grow:
-            self.loop.wake(self._grow)
-        return following, batch
-
-    def step_aside(self, worker: TurnTaker) -> None:
-        """Pass the turn on: its worker is going to wait."""
-        with self._lock:
-            if not self._schedule.turnstile.leave(worker):
-                return
-            self._schedule.dispatch()
-            is_free = self._schedule.turnstile.free > 0
-            must_grow = self._schedule.may_grow()
-        if must_grow:
-            self.loop.wake(self._grow)
-        if is_free:
-            self._replies.flush()
-
-    def step_back(self, worker: TurnTaker) -> bool:
-        """Return True if the worker has the turn again; False: it has to wait for `worker.turn`."""
-        with self._lock:
-            return self._schedule.turnstile.come_back(worker)
-
-    def go_on(self, worker: TurnTaker) -> bool:
-        """Return False if the worker goes on without the turn; True: it has got it just now."""
-        with self._lock:
-            return not self._schedule.turnstile.stop_waiting(worker)
-
-    def refuse(self, job: Job, error: BaseException) -> None:
-        """Answer a job that its worker will not run."""
-        job.error = error
-        self._replies.send(job)
-
     # -- growing and ending -----------------------------------------------------------
 
     def _grow(self) -> None:
@@ -263,7 +158,7 @@ class WorkerPool:
         with self._lock:
             if not self._schedule.may_grow():
                 return
-            worker = Worker(self, self._make_driver(), self._crew.next_name())
+            worker = Worker(self._dispatch, self._make_driver(), self._crew.next_name())
             self._crew.workers.add(worker)
             self._crew.coming += 1
         self._crew.hire(worker)

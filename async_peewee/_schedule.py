@@ -38,6 +38,9 @@ class Schedule:
         # Jobs that have a worker, and wait for its turn.
         self._placed: deque[Job] = deque()
         self._placed_are_next = False
+        # Whether the loop's thread will look at what waits, and whether replies rely on it.
+        self._is_looked_at = False
+        self._replies_wait = False
         self.calls = 0
 
     # -- what comes in ------------------------------------------------------------------
@@ -155,12 +158,22 @@ class Schedule:
             and self._crew.has_room()
         )
 
-    def is_waiting(self) -> bool:
+    def _is_waiting(self) -> bool:
         """Return True if a job waits, for a worker or for its turn."""
         return self.queue.waiting > 0 or bool(self._placed)
 
-    def next_look(self, now: float) -> float:
-        """Return in how many seconds the loop's thread has to look at what waits."""
+    def begin_to_look(self) -> bool:
+        """Return True if the loop's thread has to begin to look at what waits."""
+        begins = not self._is_looked_at and self._is_waiting()
+        self._is_looked_at = self._is_looked_at or begins
+        return begins
+
+    def next_look(self, now: float) -> float | None:
+        """Return in how many seconds the loop's thread has to look again, None if nothing waits."""
+        self._is_looked_at = self._is_waiting() or self._replies_wait
+        self._replies_wait = False
+        if not self._is_looked_at:
+            return None
         pause = SELDOM if self.turnstile.free > 0 else LOOK
         deadline = self.queue.next_deadline()
         return pause if deadline is None else max(0.0, min(pause, deadline - now))
@@ -170,4 +183,8 @@ class Schedule:
 
         Then the loop gives out new jobs while these are done.
         """
-        return 0 if self.turnstile.free > 0 else min(self.queue.waiting + len(self._placed), BATCH)
+        if not self._is_looked_at or self.turnstile.free > 0:
+            return 0
+        batch = min(self.queue.waiting + len(self._placed), BATCH)
+        self._replies_wait = self._replies_wait or batch > 0
+        return batch

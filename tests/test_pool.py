@@ -323,7 +323,7 @@ async def test_one_wake_brings_all_that_is_ready(monkeypatch: pytest.MonkeyPatch
         for blocker in await all_running(fake, 4):
             blocker.end.set()
         await wait_until(lambda: fake.pool.stats().idle == 4)
-        replies, wakes = fake.pool._replies, list[Any]()
+        replies, wakes = fake.pool._dispatch.replies, list[Any]()
         real = fake.pool.loop.wake
         monkeypatch.setattr(fake.pool.loop, "wake", lambda call: (wakes.append(call), real(call))[1])
         jobs = [Job(lambda: 42, "call") for _ in range(4)]
