@@ -184,15 +184,20 @@ async def test_a_caught_cancellation_leaves_no_half_transaction(sqlite_models: M
 
 
 async def _interrupt_a_write(database: Any) -> None:
-    """Cancel an INSERT of many rows when it has begun to write."""
-    running = threading.Event()
+    """Cancel an INSERT of many rows when it has begun to write; SQLite takes the transaction with it."""
+    running, endings = threading.Event(), list[str]()
 
     def write() -> None:
-        database.connection().create_function("running", 0, lambda: running.set() or 1)
-        database.execute_sql(
-            "INSERT INTO users (name, age) WITH RECURSIVE n(i) AS "
-            "(SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40000000) SELECT 'n' || i, running() FROM n"
-        )
+        connection = database.connection()
+        connection.create_function("running", 0, lambda: running.set() or 1)
+        try:
+            database.execute_sql(
+                "INSERT INTO users (name, age) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL "
+                "SELECT i + 1 FROM n WHERE i < 40000000) SELECT 'n' || i, running() FROM n"
+            )
+        except peewee.OperationalError as error:
+            endings.append(f"{error}, in a transaction: {connection.in_transaction}")
+            raise
 
     async def cancel() -> None:
         await wait_until(running.is_set)
@@ -203,6 +208,7 @@ async def _interrupt_a_write(database: Any) -> None:
         with anyio.CancelScope() as scope:
             await database.run(write)
     assert scope.cancelled_caught
+    assert endings == ["interrupted, in a transaction: False"]
 
 
 async def test_a_running_job_is_waited_for(sqlite_models: Models) -> None:
