@@ -152,7 +152,13 @@ class Maker:
 
 def base_of(database: Any) -> Any:
     """Return a base class of models on a database."""
-    return type("Base", (AsyncModel,), {"Meta": type("Meta", (), {"database": database})})
+
+    class Base(AsyncModel):
+        class Meta:
+            pass
+
+    Base._meta.database = database
+    return Base
 
 
 class Models:
