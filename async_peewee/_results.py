@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from types import GeneratorType
 from typing import Any
 
 import peewee
 
-from ._rows import SAMPLE, SLICE, convert, convert_sample
+from ._rows import MOMENT, SAMPLE, SLICE, convert, convert_sample
+
+# So many rows a driver is asked for at a time. psycopg keeps the interpreter, and with it the
+# loop's thread, for as long as it makes them: a millisecond or two for these.
+PIECE = 2000
 
 # Peewee's own table of driver errors; fetching is outside of it in Peewee itself.
 driver_errors = vars(peewee)["__exception_wrapper__"]
@@ -25,7 +30,7 @@ class BufferedCursor:
         # is a server-side cursor of psycopg2, which has a name, and no description until then.
         has_rows = cursor.description is not None or getattr(cursor, "name", None)
         with driver_errors:
-            self._rows: list[Any] = cursor.fetchall() if has_rows else []
+            self._rows: list[Any] = _fetch_all(cursor) if has_rows else []
         self.description: Any = cursor.description
         # After the rows: sqlite3 counts the rows of RETURNING as they are fetched.
         self.rowcount: int = getattr(cursor, "rowcount", -1)
@@ -58,6 +63,17 @@ class BufferedCursor:
 
     def close(self) -> None:
         """Do nothing: the real cursor was closed on its worker."""
+
+
+def _fetch_all(cursor: Any) -> list[Any]:
+    rows: list[Any] = cursor.fetchmany(PIECE)
+    if len(rows) < PIECE:
+        return rows
+    rows = list(rows)
+    while piece := cursor.fetchmany(PIECE):
+        time.sleep(MOMENT)
+        rows += piece
+    return rows
 
 
 def fill(wrapper: Any) -> Any:

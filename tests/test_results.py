@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 import sqlite3
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import peewee
 import pytest
 
-from async_peewee import AsyncMySQLDatabase
+from async_peewee import AsyncMySQLDatabase, _results
 from async_peewee._results import BufferedCursor, fill, seal, sealed
 from tests.support import Models, queries_of
 
@@ -60,6 +61,20 @@ def test_a_buffered_cursor_reads_like_the_real_one(connection: sqlite3.Connectio
     rest = BufferedCursor(connection.execute("SELECT i FROM n WHERE i > 7 ORDER BY i"))
     assert (rest.fetchmany(99), rest.fetchmany(99)) == ([(8,), (9,)], [])
     assert (rest.fetchall(), rest.fetchone(), list(rest)) == ([], None, [])
+
+
+def test_a_driver_is_asked_for_a_few_rows_at_a_time(
+    connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the pieces the interpreter is free for a moment; all rows come, however many there are."""
+    pauses: list[float] = []
+    monkeypatch.setattr(_results, "time", SimpleNamespace(sleep=pauses.append))
+    monkeypatch.setattr(_results, "PIECE", 4)
+    for count, free in ((0, 0), (3, 0), (4, 0), (5, 1), (8, 1), (9, 2), (10, 2)):
+        cursor = BufferedCursor(connection.execute("SELECT i FROM n ORDER BY i LIMIT ?", (count,)))
+        assert cursor.fetchall() == [(i,) for i in range(count)]
+        assert len(pauses) == free
+        pauses.clear()
 
 
 def test_a_buffered_cursor_keeps_the_counts(connection: sqlite3.Connection) -> None:
