@@ -65,6 +65,7 @@ class Worker(TurnTaker, Interruptible):
     """Serve jobs on one thread until the pool, the loop or the process ends."""
 
     _pool: Dispatcher
+    progress: int
 
     def __init__(self, pool: Dispatcher, driver: Driver, name: str) -> None:
         Interruptible.__init__(self, driver, name)
