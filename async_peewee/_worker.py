@@ -65,6 +65,7 @@ class Worker(TurnTaker, Interruptible):
     """Serve jobs on one thread until the pool, the loop or the process ends."""
 
     _pool: Dispatcher
+    # Again: a checker of the installed package takes `+=` in a subclass for a name without a type.
     progress: int
 
     def __init__(self, pool: Dispatcher, driver: Driver, name: str) -> None:
