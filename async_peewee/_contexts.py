@@ -126,7 +126,7 @@ class ConnectionContexts(Pools):
     def begin(self, function: Callable[[], Any], label: str, pin: Pin) -> Job:
         """Start a function on a pinned worker; `pin.pool.wait()` is for whoever wants its outcome."""
         pin.check()
-        job = Job(function, label, worker=pin.worker)
+        job = pin.job(function, label)
         pin.pool.start(job)
         return job
 
@@ -150,23 +150,22 @@ class ConnectionContexts(Pools):
             result = job.outcome()
         except BaseException:
             if job.pinned and job.worker is not None:
-                await _finish(pool, Job(undo, label, worker=job.worker, unpin=True))
+                await _finish(pool, Job(undo, label, worker=job.worker, lease=job.lease, unpin=True))
             raise
-        assert job.worker is not None
-        return Pin(pool, job.worker, label, task), result
+        return Pin(pool, job, task), result
 
     async def release(self, pin: Pin, function: Callable[[], Any]) -> Any:
         """Run a last function on a pinned worker and give the worker back. Not interrupted."""
         pin.check()
         pin.end()
-        job = Job(function, pin.label, worker=pin.worker, unpin=True)
+        job = pin.job(function, unpin=True)
         await _finish(pin.pool, job)
         return await _outcome(job)
 
     async def call_to_the_end(self, pin: Pin, function: Callable[[], Any]) -> Any:
         """Run a function on a pinned worker that must not be interrupted, such as a rollback."""
         pin.check()
-        job = Job(function, pin.label, worker=pin.worker)
+        job = pin.job(function)
         await _finish(pin.pool, job)
         return await _outcome(job)
 
@@ -182,7 +181,9 @@ class ConnectionContexts(Pools):
         finally:
             for job in jobs:
                 if job.pinned and job.worker is not None:
-                    await _finish(pool, Job(lambda: None, "connect()", worker=job.worker, unpin=True))
+                    await _finish(
+                        pool, Job(lambda: None, job.label, worker=job.worker, lease=job.lease, unpin=True)
+                    )
         for job in jobs:
             job.outcome()
 

@@ -71,7 +71,7 @@ class Crew:
         """Let a worker without a job wait for one, or end."""
         if self.is_closing or worker.is_stopping:
             self.stop(worker)
-        else:
+        elif worker not in self.idle:  # once: a worker that stands there twice is given to two
             worker.idle_since = time.monotonic()
             self.idle.append(worker)
 

@@ -67,7 +67,10 @@ class Dispatch:
             job.state = State.DONE
             worker.running = None
             job.pinned = job.pin and job.error is None
-            worker.pinned = (worker.pinned or job.pinned) and not job.unpin
+            if job.pinned:
+                worker.lease = job.lease
+            elif job.unpin and job.lease is worker.lease:
+                worker.lease = None
             if not worker.pinned:
                 worker.holder = None
                 self._crew.rest(worker)

@@ -49,6 +49,7 @@ class Job:
         label: str,
         *,
         worker: Any = None,
+        lease: object = None,
         gate: WriteGate | None = None,
         pin: bool = False,
         unpin: bool = False,
@@ -57,8 +58,10 @@ class Job:
         self.label = label
         # The Worker that must run it, then the one that does: a job does not know what that is.
         self.worker: Any = worker
-        # It is for the block that holds the worker, and for nobody after it.
+        # Whose it is: a job of a lease runs only while its worker is under that very lease, and
+        # one that pins a worker brings the lease that the worker is under from then on.
         self.in_block: bool = worker is not None
+        self.lease: object = object() if pin else lease
         # The write gate that it has to pass.
         self.gate = gate
         self.pin = pin

@@ -23,16 +23,20 @@ logger = logging.getLogger("async_peewee")
 class Pin:
     """A worker held for one block, and by whom."""
 
-    __slots__ = ("__weakref__", "_finalizer", "ended", "label", "owner", "pool", "worker")
+    __slots__ = ("__weakref__", "_finalizer", "ended", "label", "lease", "owner", "pool", "worker")
     ended: bool
     label: str
+    lease: object
     owner: weakref.ReferenceType[Any]
     pool: WorkerPool
     worker: Worker
 
-    def __init__(self, pool: WorkerPool, worker: Worker, label: str, task: Any) -> None:
+    def __init__(self, pool: WorkerPool, job: Job, task: Any) -> None:
+        """Hold what a job has pinned."""
         self.pool = pool
-        self.worker = worker
+        self.worker = worker = job.worker
+        self.lease = job.lease
+        label = job.label
         self.label = f"{label} in task {task_name(task)!r}"
         self.ended = False
         # Not always the task that leaves the block: a generator that is dropped in the middle
@@ -40,7 +44,7 @@ class Pin:
         self.owner = weakref.ref(task)
         worker.holder = (self.label, time.monotonic())
         # A task can end without leaving its block. The finalizer runs wherever the garbage
-        # collector does, perhaps under a lock of ours: it may only put into the inbox.
+        # collector does, perhaps under a lock of ours: it may only post.
         self._finalizer = weakref.finalize(task, reclaim, self)
         self._finalizer.atexit = False
 
@@ -60,11 +64,15 @@ class Pin:
     def drop(self, clean_up: Callable[[], Any] = lambda: None) -> None:
         """Give the worker back without waiting; safe wherever a finalizer may run."""
         self.end()
-        self.worker.inbox.put(Job(clean_up, self.label, worker=self.worker, unpin=True))
+        self.pool.post(self.job(clean_up, unpin=True))
 
     def post(self, clean_up: Callable[[], Any]) -> None:
         """Have something cleaned up on the worker without waiting; safe wherever a finalizer may run."""
-        self.worker.inbox.put(Job(clean_up, self.label, worker=self.worker))
+        self.pool.post(self.job(clean_up))
+
+    def job(self, function: Callable[[], Any], label: str = "", *, unpin: bool = False) -> Job:
+        """Return a job for this worker, which runs only as long as the pin holds it."""
+        return Job(function, label or self.label, worker=self.worker, lease=self.lease, unpin=unpin)
 
 
 def reclaim(pin: Pin) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import Counter
@@ -36,7 +37,7 @@ class WorkerPool:
         # worker and job. Held for a few instructions only, never around a call that can block.
         self._lock = threading.Lock()
         self._crew = Crew(name, settings, loop, self._lock, self._grow)
-        self._schedule = Schedule(self._crew, settings.acquire_timeout, self._admit)
+        self._schedule = Schedule(self._crew, settings.acquire_timeout, self._admit, loop.wake)
         self._crew.before_stop = self._schedule.release
         self._counts: Counter[str] = Counter()
         self._dispatch = Dispatch(loop, self._lock, self._crew, self._schedule, self._grow)
@@ -75,6 +76,19 @@ class WorkerPool:
             self._grow()
         if must_look:
             self.loop.look(LOOK, self._look)
+
+    def post(self, job: Job) -> None:
+        """Put a job on its way that nobody waits for; safe wherever a finalizer may run.
+
+        The garbage collector may call it on a thread that is inside the pool's lock: so it is the
+        loop's next turn that submits the job.
+        """
+        self.loop.wake(partial(self._submit_posted, job))
+
+    def _submit_posted(self, job: Job) -> None:
+        # A pool that is closing ends its workers, and whatever they had open, by itself.
+        with contextlib.suppress(PoolClosed):
+            self.submit(job)
 
     def _refuse_if_closed_or_full(self, job: Job) -> None:
         if self._crew.is_closing if job.worker is None else job.worker.is_stopping:

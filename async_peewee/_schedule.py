@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from ._crew import Crew
+from ._errors import TransactionFinished
 from ._jobs import Job, JobQueue, State
 from ._turnstile import Turnstile
 from ._worker import Worker
@@ -28,8 +29,16 @@ BATCH = 32
 class Schedule:
     """The jobs that wait, and who of the crew has the turn to run one."""
 
-    def __init__(self, crew: Crew, acquire_timeout: float, admit: Callable[[Job], bool]) -> None:
+    def __init__(
+        self,
+        crew: Crew,
+        acquire_timeout: float,
+        admit: Callable[[Job], bool],
+        wake: Callable[[Callable[[], object]], bool],
+    ) -> None:
         self._crew = crew
+        # Has the loop's thread call something.
+        self._wake = wake
         # Called by a write gate, on whichever thread leaves it, for a job that waited there.
         self._admit = admit
         self.turnstile = Turnstile()
@@ -107,12 +116,22 @@ class Schedule:
         for job in list(self._placed):
             if job.state is State.DROPPED:
                 self._placed.remove(job)
+            elif job.lease is not job.worker.lease and job.state is State.QUEUED:
+                self._placed.remove(job)
+                self._drop_stale(job)
             elif job.worker.running in (None, job):
                 self._placed.remove(job)
                 if job.state is State.QUEUED:
                     self.assign(job, job.worker)
                 return job
         return None
+
+    def _drop_stale(self, job: Job) -> None:
+        """End a job whose block has ended before it: its worker is another's now."""
+        self.queue.drop(job)
+        job.error = TransactionFinished(f"{job.label}: its block has ended, and its connection serves others")
+        if job.parker is not None:
+            self._wake(job.parker.unpark)
 
     def _next_queued(self) -> Job | None:
         while self._crew.idle and (job := self.queue.pop()) is not None:

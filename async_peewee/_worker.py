@@ -81,13 +81,18 @@ class Worker(TurnTaker, Interruptible):
         self.is_generating = False
         self._visits: list[Callable[[], None]] = []
         # Below: the pool's, under the pool's lock.
-        self.pinned = False
+        self.lease: object = None
         self.holder: tuple[str, float] | None = None
         self.is_started = False
         self.is_stopping = False
         self.idle_since: float = 0.0
         self.running: Job | None = None
         self.gone: anyio.Event | None = None
+
+    @property
+    def pinned(self) -> bool:
+        """Whether a block or a stream holds the worker."""
+        return self.lease is not None
 
     # -- on the worker's own thread ---------------------------------------------------
 
@@ -136,8 +141,7 @@ class Worker(TurnTaker, Interruptible):
             self._job = job
         try:
             self.check_interrupted()
-            if not self.pinned:
-                self._check_pin(job)
+            self._check_lease(job)
             # A held connection that was lost is closed when its holder has been told so.
             if not self.pinned or self.driver.state.get("closed"):
                 self._make_ready()
@@ -163,9 +167,9 @@ class Worker(TurnTaker, Interruptible):
         else:
             self.driver.ready(self.check_interrupted)
 
-    def _check_pin(self, job: Job) -> None:
-        # Its block has ended before it: here it would be committed on its own.
-        if job.in_block:
+    def _check_lease(self, job: Job) -> None:
+        # Its block has ended before it: here it would be part of another's, or committed on its own.
+        if job.in_block and job.lease is not self.lease:
             raise TransactionFinished(f"{job.label}: its block has ended, and its connection serves others")
 
     def _clean_up(self, job: Job) -> None:

@@ -70,6 +70,8 @@ class FakePool:
 
     async def run(self, function: Callable[[], Any], label: str = "call", **options: Any) -> Any:
         """Run one job to its end and return its outcome."""
+        if "worker" in options:
+            options.setdefault("lease", options["worker"].lease)
         job = Job(function, label, **options)
         await self.pool.run(job)
         return job.outcome()

@@ -150,7 +150,7 @@ async def test_a_second_call_of_a_block_waits_for_the_first_though_that_steps_as
         async with anyio.create_task_group() as group:
             group.start_soon(lambda: fake.run(first, worker=pinned))
             await wait_until(is_aside.is_set)
-            second = Job(lambda: order.append("second"), "second", worker=pinned)
+            second = Job(lambda: order.append("second"), "second", worker=pinned, lease=pinned.lease)
             fake.pool.submit(second)
             assert await fake.run(lambda: 42) == 42  # others are served meanwhile
             assert (second.state, pinned.running is second) == (State.QUEUED, False)
@@ -171,7 +171,9 @@ async def test_blocks_and_single_calls_take_turns() -> None:
             group.start_soon(fake.run, blocker)
             await wait_until(blocker.running.is_set)
             for _ in range(3):
-                fake.pool.submit(Job(lambda: order.append("block"), "block", worker=pinned))
+                fake.pool.submit(
+                    Job(lambda: order.append("block"), "block", worker=pinned, lease=pinned.lease)
+                )
                 fake.pool.submit(Job(lambda: order.append("single"), "single"))
             blocker.end.set()
             await wait_until(lambda: len(order) == 6)

@@ -37,7 +37,8 @@ class SoleDispatcher:
 
     def finish(self, worker: Worker, job: Job) -> Job | None:
         job.state, worker.running = State.DONE, None
-        worker.pinned = (worker.pinned or (job.pin and job.error is None)) and not job.unpin
+        if job.unpin or (job.pin and job.error is None):
+            worker.lease = None if job.unpin else job.lease
         if job.finished is not None:
             job.finished.set()
         if worker.held_gate is not None:

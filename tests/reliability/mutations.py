@@ -140,7 +140,7 @@ MUTATIONS = [
     Mutation(
         "a block is undone when it was cancelled on entry",
         "_contexts.py",
-        "                await _finish(pool, Job(undo, label, worker=job.worker, unpin=True))\n            raise",
+        "                await _finish(pool, Job(undo, label, worker=job.worker, lease=job.lease, unpin=True))\n            raise",
         "                pass\n            raise",
         "tests/reliability/test_orphans.py -k 'just_entered and sqlite'",
     ),
