@@ -63,3 +63,7 @@ class ConfigurationError(peewee.ImproperlyConfigured, ValueError):
     """Raised when a setting of the pool is outside its accepted range."""
 
     __module__ = "async_peewee"
+
+
+# Peewee's own table of driver errors; fetching is outside of it in Peewee itself.
+driver_errors = vars(peewee)["__exception_wrapper__"]

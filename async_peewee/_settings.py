@@ -16,9 +16,11 @@ from ._errors import ConfigurationError
 
 PREFIX = "ASYNC_PEEWEE_"
 
+
 # A bad value is quoted in the message, but never more of it than this: it may be a
 # secret that landed in the wrong variable.
 QUOTED_CHARACTERS = 40
+
 
 MAX_WORKERS = 1000
 

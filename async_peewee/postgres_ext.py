@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from playhouse.postgres_ext import FetchManyCursor
 
-from ._databases import AsyncPostgresqlDatabase
-from ._driver_protocol import close_quietly
-from ._results import driver_errors
-from ._worker import current_worker
+from ._errors import driver_errors
+from ._orm.database import AsyncPostgresqlDatabase
+from ._pool.driver import close_quietly
+from ._pool.worker import current_worker
 
 if TYPE_CHECKING:  # playhouse has no types; this is its class, as far as it is used here
     from peewee import PostgresqlDatabase
@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # playhouse has no types; this is its class, as far as it is 
 
 else:
     from playhouse.postgres_ext import PostgresqlExtDatabase
+
 
 __all__ = ["AsyncPostgresqlExtDatabase"]
 

@@ -6,11 +6,11 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from async_peewee._jobs import Job
-from async_peewee._loops import event_loop, running_key
-from async_peewee._pool import WorkerPool
+from async_peewee._eventloops import event_loop, running_key
+from async_peewee._pool.jobs import Job
+from async_peewee._pool.pool import WorkerPool
+from async_peewee._pool.worker import current_worker
 from async_peewee._settings import PoolSettings
-from async_peewee._worker import current_worker
 from tests.support import wait_until
 
 

@@ -13,9 +13,10 @@ from typing import Any
 import anyio
 import pytest
 
-from async_peewee import PoolClosed, _worker
-from async_peewee._jobs import Job
-from async_peewee._worker import current_worker
+from async_peewee import PoolClosed
+from async_peewee._pool import worker
+from async_peewee._pool.jobs import Job
+from async_peewee._pool.worker import current_worker
 from tests.fakes import Blocker, FakePool, all_running, until_interrupted
 from tests.support import on_asyncio, wait_until, worker_threads
 
@@ -24,7 +25,7 @@ BACKENDS = [name for name in ("asyncio", "trio") if find_spec(name)]
 
 async def test_idle_workers_retire_down_to_the_minimum(monkeypatch: pytest.MonkeyPatch) -> None:
     """They close their connection on their own thread; the last ones stay."""
-    monkeypatch.setattr(_worker, "TICK", 0.02)
+    monkeypatch.setattr(worker, "TICK", 0.02)
     async with FakePool(pool_size=4, pool_min_size=1, idle_timeout=0.05) as fake:
         for blocker in await all_running(fake, 4):
             blocker.end.set()
@@ -35,7 +36,7 @@ async def test_idle_workers_retire_down_to_the_minimum(monkeypatch: pytest.Monke
 
 async def test_idle_workers_that_look_at_once_leave_the_minimum(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even while the loop is busy and has not taken note of those that have gone."""
-    monkeypatch.setattr(_worker, "TICK", 0.01)
+    monkeypatch.setattr(worker, "TICK", 0.01)
     async with FakePool(pool_size=6, pool_min_size=2, idle_timeout=0.05) as fake:
         for blocker in await all_running(fake, 6):
             blocker.end.set()
@@ -48,13 +49,13 @@ async def test_idle_workers_that_look_at_once_leave_the_minimum(monkeypatch: pyt
 
 
 async def test_a_pinned_worker_does_not_retire(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_worker, "TICK", 0.01)
+    monkeypatch.setattr(worker, "TICK", 0.01)
     async with FakePool(pool_size=2, pool_min_size=0, idle_timeout=0.02) as fake:
-        worker = await fake.run(current_worker, pin=True)
+        held = await fake.run(current_worker, pin=True)
         blocker = (await all_running(fake, 1))[0]
         blocker.end.set()
         await wait_until(lambda: fake.pool.stats().workers == 1)
-        assert await fake.run(current_worker, worker=worker, unpin=True) is worker
+        assert await fake.run(current_worker, worker=held, unpin=True) is held
         await wait_until(lambda: fake.pool.stats().workers == 0)
         assert await fake.run(lambda: 42) == 42
 
@@ -193,7 +194,7 @@ def test_a_loop_that_ends_without_close_takes_its_workers_along(
     monkeypatch: pytest.MonkeyPatch, run: Callable[[Any], None], is_pinned: bool
 ) -> None:
     """They close their connections; pinned by a block that nobody leaves any more, too."""
-    monkeypatch.setattr(_worker, "TICK", 0.02)
+    monkeypatch.setattr(worker, "TICK", 0.02)
     fakes: list[FakePool] = []
 
     async def main() -> None:

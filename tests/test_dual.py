@@ -22,7 +22,7 @@ from async_peewee import (
     PendingCall,
     blocking,
 )
-from async_peewee._dual import is_dual
+from async_peewee._bridge.dual import is_dual
 from tests.support import Models, in_thread, worker_threads
 
 

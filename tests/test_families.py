@@ -120,9 +120,9 @@ def test_a_mixin_without_a_database_class_says_so_when_it_is_used() -> None:
 
 
 def test_a_class_whose_driver_is_missing_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    from async_peewee import _optional
+    from async_peewee._orm import playhouse
 
-    monkeypatch.setitem(_optional.CLASSES, "AsyncNowhere", ("playhouse.nowhere", "Nowhere", (), "nowhere-db"))
+    monkeypatch.setitem(playhouse.CLASSES, "AsyncNowhere", ("playhouse.nowhere", "Nowhere", (), "nowhere-db"))
     with pytest.raises(ImportError, match="AsyncNowhere needs the package nowhere-db"):
         async_peewee.AsyncNowhere  # noqa: B018
     with pytest.raises(AttributeError, match="no attribute 'AsyncNothing'"):

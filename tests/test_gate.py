@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from async_peewee import _gate
-from async_peewee._gate import WriteGate, gate_for
+from async_peewee._pool import write_lock
+from async_peewee._pool.write_lock import WriteGate, gate_for
 
 
 def never() -> bool:
@@ -143,7 +143,7 @@ def test_a_waiting_thread_goes_on_when_the_gate_is_left() -> None:
 
 def test_threads_and_callbacks_stand_in_one_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever came first is first, in whatever way it waits."""
-    monkeypatch.setattr(_gate, "POLL", 0.001)
+    monkeypatch.setattr(write_lock, "POLL", 0.001)
     gate = held_gate()
     order: list[str] = []
 
@@ -216,7 +216,7 @@ class Crowd:
 
 def test_one_writer_at_a_time_among_threads_callbacks_and_quitters(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every entry is counted, never are two inside, and in the end the gate is free."""
-    monkeypatch.setattr(_gate, "POLL", 0.001)
+    monkeypatch.setattr(write_lock, "POLL", 0.001)
     crowd = Crowd()
     ways = [crowd.wait_in_place, crowd.wait_with_a_callback, crowd.give_up_sometimes] * 3
     successes: list[None] = []
@@ -243,4 +243,4 @@ def test_a_gate_that_nobody_uses_is_forgotten() -> None:
     """A program that opens a new file for each request keeps no trace of it."""
     gate_for("/forgotten.db")
     gc.collect()
-    assert "/forgotten.db" not in _gate._gates
+    assert "/forgotten.db" not in write_lock._gates

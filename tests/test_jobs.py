@@ -9,7 +9,7 @@ import weakref
 
 import pytest
 
-from async_peewee._jobs import Job, JobQueue, State
+from async_peewee._pool.jobs import Job, JobQueue, State
 
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
 

@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import pytest
 
-from async_peewee._loops import current_task, event_loop, running_key, task_name, wait_to_the_end
+from async_peewee._eventloops import current_task, event_loop, running_key, task_name, wait_to_the_end
 from tests.support import in_thread, on_asyncio, on_trio, wait_until
 
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")

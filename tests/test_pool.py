@@ -12,8 +12,8 @@ import anyio
 import pytest
 
 from async_peewee import PoolFull, PoolTimeout
-from async_peewee._jobs import Job
-from async_peewee._worker import current_worker
+from async_peewee._pool.jobs import Job
+from async_peewee._pool.worker import current_worker
 from tests.fakes import Blocker, FakePool, all_running, until_interrupted
 from tests.support import on_asyncio, wait_until, worker_threads
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from async_peewee import _replies
-from async_peewee._jobs import Job
-from async_peewee._replies import Replies
+from async_peewee._pool import pool
+from async_peewee._pool.jobs import Job
+from async_peewee._pool.pool import Replies
 
 
 class FakeLoop:
@@ -54,7 +54,7 @@ class Stage:
 
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
-    monkeypatch.setattr(_replies, "PATIENCE", 1000)
+    monkeypatch.setattr(pool, "PATIENCE", 1000)
     return Stage()
 
 
@@ -90,7 +90,7 @@ def test_the_end_of_a_call_that_nobody_waits_for_brings_them_too(stage: Stage) -
 
 def test_no_reply_waits_longer_than_the_patience(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     stage.send(5)
-    monkeypatch.setattr(_replies, "PATIENCE", 0)
+    monkeypatch.setattr(pool, "PATIENCE", 0)
     stage.send(5)
     assert len(stage.loop.wakes) == 1
 

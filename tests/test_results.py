@@ -11,8 +11,9 @@ from typing import Any
 import peewee
 import pytest
 
-from async_peewee import AsyncMySQLDatabase, _results
-from async_peewee._results import BufferedCursor, fill, seal, sealed
+from async_peewee import AsyncMySQLDatabase
+from async_peewee._bridge import results
+from async_peewee._bridge.results import BufferedCursor, fill, seal, sealed
 from tests.support import Models, queries_of
 
 
@@ -68,8 +69,8 @@ def test_a_driver_is_asked_for_a_few_rows_at_a_time(
 ) -> None:
     """Between the pieces the interpreter is free for a moment; all rows come, however many there are."""
     pauses: list[float] = []
-    monkeypatch.setattr(_results, "time", SimpleNamespace(sleep=pauses.append))
-    monkeypatch.setattr(_results, "PIECE", 4)
+    monkeypatch.setattr(results, "time", SimpleNamespace(sleep=pauses.append))
+    monkeypatch.setattr(results, "PIECE", 4)
     for count, free in ((0, 0), (3, 0), (4, 0), (5, 1), (8, 1), (9, 2), (10, 2)):
         cursor = BufferedCursor(connection.execute("SELECT i FROM n ORDER BY i LIMIT ?", (count,)))
         assert cursor.fetchall() == [(i,) for i in range(count)]

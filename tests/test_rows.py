@@ -10,9 +10,9 @@ import anyio
 import peewee
 import pytest
 
-from async_peewee import AsyncModel, AsyncSqliteDatabase, _chunks, _rows, _streams
-from async_peewee._results import fill
-from async_peewee._rows import SAMPLE, SLICE
+from async_peewee import AsyncModel, AsyncSqliteDatabase
+from async_peewee._bridge import results, streams
+from async_peewee._bridge.results import SAMPLE, SLICE, fill
 from tests.support import Maker
 
 HERE = "the loop's thread"
@@ -67,9 +67,9 @@ class Traces:
 @pytest.fixture(autouse=True)
 def all_are_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no row, and no fetch of a chunk, be slow on account of a busy machine."""
-    monkeypatch.setattr(_rows, "QUICK", float("inf"))
-    monkeypatch.setattr(_chunks, "CHUNK_SECONDS", 1e6)
-    monkeypatch.setattr(_streams, "STRETCH", STRETCH)
+    monkeypatch.setattr(results, "QUICK", float("inf"))
+    monkeypatch.setattr(streams, "CHUNK_SECONDS", 1e6)
+    monkeypatch.setattr(streams, "STRETCH", STRETCH)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ async def test_a_long_list_is_made_by_its_worker(sqlite_traces: Traces) -> None:
 async def test_slow_rows_are_made_by_their_worker(
     sqlite_traces: Traces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_rows, "QUICK", 1e-3)
+    monkeypatch.setattr(results, "QUICK", 1e-3)
     sqlite_traces.field.change = lambda value: sum(range(500_000))  # type: ignore[method-assign]
     assert len(await sqlite_traces.select().limit(50)) == 50
     assert [row async for row in sqlite_traces.select().limit(150).iterator()][149].value > 0
@@ -121,7 +121,7 @@ async def test_with_a_turn_for_each_processor_workers_make_all(
     sqlite_traces: Traces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a free-threaded Python the loop's thread would be where all wait."""
-    monkeypatch.setattr(_rows, "turns", lambda: 2)
+    monkeypatch.setattr(results, "turns", lambda: 2)
     assert len(await sqlite_traces.select().limit(100)) == 100
     assert sqlite_traces.made() == {"a worker": 100}
 
@@ -210,7 +210,7 @@ async def test_between_two_stretches_other_tasks_run(
     sqlite_traces: Traces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One chunk of two hundred rows, a checkpoint every fifty."""
-    monkeypatch.setattr(_chunks, "FIRST_CHUNK", SLICE + SAMPLE)
+    monkeypatch.setattr(streams, "FIRST_CHUNK", SLICE + SAMPLE)
     stream = sqlite_traces.select().iterator()
     ran_at: set[int] = set()
 
@@ -233,7 +233,7 @@ async def test_between_two_stretches_other_tasks_run(
 async def test_cancelled_between_two_stretches_the_stream_ends(
     sqlite_traces: Traces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_chunks, "FIRST_CHUNK", SLICE + SAMPLE)
+    monkeypatch.setattr(streams, "FIRST_CHUNK", SLICE + SAMPLE)
     stream = sqlite_traces.select().iterator()
     for _ in range(SAMPLE + STRETCH):
         await stream.__anext__()
@@ -273,8 +273,8 @@ def test_many_rows_are_made_with_pauses_for_the_loop(
     """Here after each three: the rows are all there, in order, and what came before a pause is complete."""
     paused_at: list[int] = []
     made: list[Any] = []
-    monkeypatch.setattr(_rows, "SLICE", 3)
-    monkeypatch.setattr(_rows.time, "sleep", lambda seconds: paused_at.append(len(made)))
+    monkeypatch.setattr(results, "SLICE", 3)
+    monkeypatch.setattr(results.time, "sleep", lambda seconds: paused_at.append(len(made)))
     Plain.insert_many([(i,) for i in range(count)]).execute()
     query = Plain.select(Plain.i).order_by(Plain.i).objects(lambda **row: made.append(row["i"]) or row["i"])
     wrapper = fill(query.execute())

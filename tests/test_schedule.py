@@ -8,24 +8,24 @@ from typing import Any
 import anyio
 import pytest
 
-from async_peewee import _pool, _schedule, _turnstile
-from async_peewee._gate import WriteGate
-from async_peewee._jobs import Job, State
-from async_peewee._statements import Statement
-from async_peewee._worker import current_worker
+from async_peewee._drivers.statement_profiles import Statement
+from async_peewee._pool import gil, pool, scheduler
+from async_peewee._pool.jobs import Job, State
+from async_peewee._pool.worker import current_worker
+from async_peewee._pool.write_lock import WriteGate
 from tests.fakes import Blocker, FakeDriver, FakePool, all_running
 from tests.support import wait_until
 
 
 @pytest.fixture(autouse=True)
 def with_gil(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_turnstile, "turns", lambda: 1)
+    monkeypatch.setattr(gil, "turns", lambda: 1)
 
 
 @pytest.fixture
 def nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have no worker lose its turn because the machine gave its thread no time."""
-    for module in (_pool, _schedule):
+    for module in (pool, scheduler):
         monkeypatch.setattr(module, "LOOK", 1000)
 
 
@@ -84,8 +84,8 @@ async def test_without_the_gil_as_many_run_at_once_as_there_are_processors(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Here four: four calls wait for one another, though nobody looks whether one is stuck."""
-    monkeypatch.setattr(_turnstile, "turns", lambda: 4)
-    for module in (_pool, _schedule):
+    monkeypatch.setattr(gil, "turns", lambda: 4)
+    for module in (pool, scheduler):
         monkeypatch.setattr(module, "LOOK", 1000)
     async with FakePool(pool_size=8) as fake:
         barrier = threading.Barrier(4, timeout=10)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from async_peewee import _statements
-from async_peewee._statements import Statement, Statements
+from async_peewee._drivers import statement_profiles
+from async_peewee._drivers.statement_profiles import Statement, Statements
 
 
 def test_a_short_execution_is_believed_at_once_and_a_long_one_by_and_by() -> None:
@@ -35,7 +35,7 @@ def test_a_text_is_classified_once_by_who_wrote_it() -> None:
 
 
 def test_so_many_texts_are_remembered_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_statements, "MOST", 10)
+    monkeypatch.setattr(statement_profiles, "MOST", 10)
     statements = Statements(lambda sql, is_generated: Statement(False, False, 0))
     for number in range(1000):
         statements.find(f"SELECT {number}", True)

@@ -18,7 +18,7 @@ from async_peewee import (
     BlockingCallError,
     TransactionFinished,
 )
-from async_peewee._chunks import CHUNK, FIRST_CHUNK
+from async_peewee._bridge.streams import CHUNK, FIRST_CHUNK
 from tests.numbers import Numbers
 from tests.support import SOAK, Maker, Models, slow_sql, wait_until
 

@@ -13,9 +13,9 @@ import anyio
 import peewee
 import pytest
 
-from async_peewee import _chunks
-from async_peewee._chunks import CHUNK, CHUNK_SECONDS, next_size
-from async_peewee._contexts import ConnectionContexts
+from async_peewee._bridge import streams
+from async_peewee._bridge.connections import ConnectionContexts
+from async_peewee._bridge.streams import CHUNK, CHUNK_SECONDS, next_size
 from tests.numbers import Numbers
 from tests.support import Maker, slow_sql, wait_until
 
@@ -28,12 +28,12 @@ class Fetches:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun = self.ended = 0
         self.later: Callable[[Any], None] = lambda chunks: None
-        monkeypatch.setattr(_chunks, "FIRST_CHUNK", ROWS)
+        monkeypatch.setattr(streams, "FIRST_CHUNK", ROWS)
         # Whatever they take: a busy machine would make the next ones smaller.
-        monkeypatch.setattr(_chunks, "next_size", lambda size, seconds: ROWS)
-        native = _chunks.Chunks.next
+        monkeypatch.setattr(streams, "next_size", lambda size, seconds: ROWS)
+        native = streams.Chunks.next
 
-        def count(chunks: Any) -> _chunks.Chunk:
+        def count(chunks: Any) -> streams.Chunk:
             self.begun += 1
             try:
                 if self.begun > 2:
@@ -42,7 +42,7 @@ class Fetches:
             finally:
                 self.ended += 1
 
-        monkeypatch.setattr(_chunks.Chunks, "next", count)
+        monkeypatch.setattr(streams.Chunks, "next", count)
 
 
 @pytest.fixture

@@ -24,10 +24,10 @@ from async_peewee import (
     BlockingCallError,
     PendingCall,
 )
-from async_peewee._database import DATABASE_METHODS, SESSION_METHODS
-from async_peewee._dual import is_dual
-from async_peewee._models import MODEL_METHODS, SEARCH_METHODS
-from async_peewee._queries import QUERY_METHODS
+from async_peewee._bridge.dual import is_dual
+from async_peewee._orm.database import DATABASE_METHODS, SESSION_METHODS
+from async_peewee._orm.models import MODEL_METHODS, SEARCH_METHODS
+from async_peewee._orm.queries import QUERY_METHODS
 from tests.support import Models
 
 # Peewee's database classes, each with the module that it comes from; those of playhouse need

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from async_peewee import _turns
-from async_peewee._statements import Statement
-from async_peewee._turns import TurnTaker
+from async_peewee._drivers.statement_profiles import Statement
+from async_peewee._pool import gil
+from async_peewee._pool.gil import TurnTaker
 from tests.fakes import FakeDriver
 
 
@@ -100,7 +100,7 @@ def test_it_goes_on_without_a_turn_that_does_not_come(
     comes_late: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that comes at the last moment is taken, and none is left for the next time."""
-    monkeypatch.setattr(_turns, "PATIENCE", 0.001)
+    monkeypatch.setattr(gil, "PATIENCE", 0.001)
     giver = Giver(returns=False, comes_late=comes_late)
     taker = Taker(giver)
     with taker.aside():

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from async_peewee import _turnstile
-from async_peewee._turnstile import Turnstile, turns
+from async_peewee._pool import gil
+from async_peewee._pool.gil import Turnstile, turns
 
 
 class Someone:
@@ -32,7 +32,7 @@ def held_by(worker: Any) -> Turnstile:
 
 @pytest.fixture(autouse=True)
 def with_gil(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_turnstile, "turns", lambda: 1)
+    monkeypatch.setattr(gil, "turns", lambda: 1)
 
 
 def test_one_has_the_turn_until_it_leaves() -> None:
@@ -106,7 +106,7 @@ def test_a_holder_that_the_loop_kept_waiting_keeps_the_turn(
 ) -> None:
     """The loop's thread had the interpreter itself for most of the time between two looks."""
     used = 5.0
-    monkeypatch.setattr(_turnstile.time, "thread_time", lambda: used)
+    monkeypatch.setattr(gil.time, "thread_time", lambda: used)
     turnstile = held_by(Someone())
     turnstile.free_if_stuck(100.0)
     used += loop_used
@@ -116,7 +116,7 @@ def test_a_holder_that_the_loop_kept_waiting_keeps_the_turn(
 
 def test_without_the_gil_there_is_a_turn_for_each_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is taken, judged and given back by itself."""
-    monkeypatch.setattr(_turnstile, "turns", lambda: 2)
+    monkeypatch.setattr(gil, "turns", lambda: 2)
     first, second, third = (Someone() for _ in range(3))
     turnstile: Any = held_by(first)
     assert turnstile.come_back(second)

@@ -15,15 +15,16 @@ import peewee
 import pytest
 
 import async_peewee
-from async_peewee import AsyncModel, AsyncTable, _transactions, pwasyncio
-from async_peewee._database import DATABASE_METHODS, SESSION_METHODS
-from async_peewee._models import MODEL_METHODS, QUERY_BUILDERS
-from async_peewee._queries import QUERY_METHODS
-from async_peewee._transactions import TRANSACTION_METHODS
+from async_peewee import AsyncModel, AsyncTable, pwasyncio
+from async_peewee._orm import transactions
+from async_peewee._orm.database import DATABASE_METHODS, SESSION_METHODS
+from async_peewee._orm.models import MODEL_METHODS, QUERY_BUILDERS
+from async_peewee._orm.queries import QUERY_METHODS
+from async_peewee._orm.transactions import TRANSACTION_METHODS
 from tests.kinds import ALL, IMPORTABLE, class_of
 
 FOLDER = Path(async_peewee.__file__).parent
-TREES = [ast.parse(path.read_text()) for path in (*FOLDER.glob("*.pyi"), Path(_transactions.__file__))]
+TREES = [ast.parse(path.read_text()) for path in (*FOLDER.glob("_typing/*.pyi"), Path(transactions.__file__))]
 
 # The methods of each class that a checker sees, with their overloads.
 Methods = dict[str, list[ast.FunctionDef | ast.AsyncFunctionDef]]

@@ -9,7 +9,7 @@ import pytest
 
 import async_peewee
 from async_peewee import ConfigurationError, connect
-from async_peewee._urls import SCHEMES
+from async_peewee._orm.urls import SCHEMES
 from tests.kinds import ALL, IMPORTABLE
 from tests.support import Server
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from async_peewee import PoolClosed, _interrupts
-from async_peewee._gate import WriteGate
-from async_peewee._jobs import Interrupted, Job, State
-from async_peewee._worker import Worker, current_worker
+from async_peewee import PoolClosed
+from async_peewee._pool import worker
+from async_peewee._pool.jobs import Interrupted, Job, State
+from async_peewee._pool.worker import Worker, current_worker
+from async_peewee._pool.write_lock import WriteGate
 from tests.fakes import FakeDriver
 
 
@@ -164,7 +165,7 @@ class Guard:
 
 @pytest.fixture
 def guard(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Guard:
-    monkeypatch.setattr(_interrupts, "PAUSES", (0.001,))
+    monkeypatch.setattr(worker, "PAUSES", (0.001,))
     return Guard(stage.worker)
 
 
@@ -406,7 +407,7 @@ def test_what_does_not_react_is_cut_off_after_the_grace(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is asked first, by an interrupt, and ends when its connection is cut."""
-    monkeypatch.setattr(_interrupts, "GRACE", 0.05)
+    monkeypatch.setattr(worker, "GRACE", 0.05)
     step = Step(stage)
     real_kill = stage.driver.kill
     stage.driver.kill = lambda: (real_kill(), step.end.set())
@@ -420,7 +421,7 @@ def test_what_does_not_react_is_cut_off_after_the_grace(
 
 
 def test_within_the_grace_nothing_is_cut(stage: Stage, guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_interrupts, "GRACE", 60)
+    monkeypatch.setattr(worker, "GRACE", 60)
     step = Step(stage)
     with stage.serving():
         wait_for(step.running)

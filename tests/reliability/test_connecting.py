@@ -13,7 +13,9 @@ import anyio
 import peewee
 import pytest
 
-from async_peewee import AsyncMySQLDatabase, AsyncPostgresqlDatabase, _connecting, _interrupts, aio
+from async_peewee import AsyncMySQLDatabase, AsyncPostgresqlDatabase, aio
+from async_peewee._drivers import connecting
+from async_peewee._pool import worker
 from tests.support import Maker, Models, MySQLServer, Server, wait_until
 
 on_postgresql = pytest.mark.parametrize("make_database", ["psycopg2", "psycopg3"], indirect=True)
@@ -52,7 +54,7 @@ async def test_calls_cancelled_while_a_server_says_nothing_end(
     kind: str, deaf_port: int, anyio_backend: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three at once, each within one attempt: they do not wait for each other, and the pool closes."""
-    monkeypatch.setattr(_connecting, "ATTEMPT", 2)  # the shortest that libpq takes
+    monkeypatch.setattr(connecting, "ATTEMPT", 2)  # the shortest that libpq takes
     database = database_at(kind, deaf_port, pool_size=3)
     with anyio.fail_after(5), anyio.move_on_after(0.2) as scope:
         async with anyio.create_task_group() as group:
@@ -68,7 +70,7 @@ async def test_a_server_that_says_nothing_is_given_up_after_acquire_timeout(
     kind: str, deaf_port: int, anyio_backend: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error is Peewee's."""
-    monkeypatch.setattr(_connecting, "ATTEMPT", 2)
+    monkeypatch.setattr(connecting, "ATTEMPT", 2)
     database = database_at(kind, deaf_port, acquire_timeout=0.1)
     with anyio.fail_after(15), pytest.raises(peewee.OperationalError, match="time"):
         await database.connect()
@@ -124,7 +126,7 @@ def test_a_bound_of_the_users_own_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     own = AsyncPostgresqlDatabase("name", connect_timeout=60)
     assert own.connect_params == {"connect_timeout": 60}
     assert AsyncPostgresqlDatabase("postgresql://h/name?connect_timeout=60").connect_params == {}
-    assert AsyncPostgresqlDatabase("name").connect_params == {"connect_timeout": _connecting.ATTEMPT}
+    assert AsyncPostgresqlDatabase("name").connect_params == {"connect_timeout": connecting.ATTEMPT}
     monkeypatch.setenv("PGCONNECT_TIMEOUT", "60")
     assert AsyncPostgresqlDatabase("name").connect_params == {}
 
@@ -134,7 +136,7 @@ async def test_the_bound_on_connecting_is_none_on_statements(
     make_database: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A statement may take longer than an attempt to connect."""
-    monkeypatch.setattr(_connecting, "ATTEMPT", 1)
+    monkeypatch.setattr(connecting, "ATTEMPT", 1)
     async with make_database() as database:
         assert (await database.execute_sql("SELECT sleep(1.5)")).fetchone() == (0,)
 
@@ -147,7 +149,7 @@ async def test_a_statement_whose_connection_was_cut_ends_on_the_server(
     server: Any = make_database.server
     if int(server.query("SHOW server_version_num")[0][0]) < 140000:
         return  # it cannot notice
-    monkeypatch.setattr(_interrupts, "GRACE", 0.1)
+    monkeypatch.setattr(worker, "GRACE", 0.1)
     driver_class = type(models.database.family.make_driver())
     monkeypatch.setattr(driver_class, "stop_statement", lambda driver: None)
     await models.database.execute_sql("SET a.b = '1'")  # so that the session has been reset once

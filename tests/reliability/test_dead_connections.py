@@ -11,7 +11,8 @@ import anyio
 import peewee
 import pytest
 
-from async_peewee import _driver, _interrupts
+from async_peewee._drivers import base
+from async_peewee._pool import worker
 from tests.support import Maker, Models, slow_sql, wait_until
 
 on_servers = pytest.mark.parametrize("make_database", ["psycopg2", "psycopg3", "pymysql"], indirect=True)
@@ -120,7 +121,7 @@ async def test_a_hung_server_is_cut_after_the_grace_period(
     make_database: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGSTOP on the backend: the task is back soon after the grace, and the loop ticks all along."""
-    monkeypatch.setattr(_interrupts, "GRACE", 0.5)
+    monkeypatch.setattr(worker, "GRACE", 0.5)
     database = make_database(pool_size=1)
     gaps: list[float] = []
 
@@ -229,7 +230,7 @@ async def test_a_connection_idle_for_long_is_asked_whether_it_answers(
         driver_class = type(database.family.make_driver())
         asked: list[str] = []
         before = make_database.server.backends()  # type: ignore[union-attr]
-        monkeypatch.setattr(_driver, "ASK_AFTER", 0.0)
+        monkeypatch.setattr(base, "ASK_AFTER", 0.0)
         monkeypatch.setattr(driver_class, "answers", lambda driver: bool(asked.append("asked")))
         assert (await database.execute_sql("SELECT 42")).fetchone() == (42,)
         assert asked == ["asked"]

@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 import pytest
 
-from async_peewee._statements import Statement
+from async_peewee._drivers.statement_profiles import Statement
 from tests.support import SOAK, Maker, Models
 
 pytestmark = [

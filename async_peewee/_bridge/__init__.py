@@ -1,0 +1,1 @@
+"""From the event loop to a worker and back."""

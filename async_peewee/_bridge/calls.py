@@ -1,0 +1,237 @@
+"""Calls: the guard of the loop's thread, the pending call, and aio()."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, overload
+
+import peewee
+
+from .._errors import BlockingCallError
+from .connections import ConnectionContexts, context_for_function, contexts_of
+from .places import on_loop_thread
+from .results import sealed
+
+if TYPE_CHECKING:
+    from .._typing.results import DualValue, Returned
+
+
+P = ParamSpec("P")
+
+
+T = TypeVar("T")
+
+
+class Unawaited:
+    """Refuse everything that only makes sense of the result of a call not awaited yet.
+
+    With an error that says so, and not with AttributeError, which getattr() with a default
+    and template engines swallow. Even str(): a text field would store it otherwise.
+    """
+
+    __slots__ = ()
+
+    def _describe(self) -> str:
+        raise NotImplementedError
+
+    def _misused(self, *_: Any) -> NoReturn:
+        what, instead = self._describe(), f"await it first, as in (await {self._describe()})"
+        raise BlockingCallError(f"using {what} before it was awaited", instead, "finds no result")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not name.startswith("_"):
+            self._misused()
+        super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        # Names of introspection are asked for by debuggers, copy and asyncio's own repr.
+        if name.startswith(("_", "cr_", "gi_", "ag_")):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        self._misused()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._describe()}, not awaited>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self._describe()} was not awaited, and cannot be pickled")
+
+    if not TYPE_CHECKING:  # a checker that does not see them reports their use
+        __bool__ = __str__ = __int__ = __float__ = __index__ = __len__ = __iter__ = _misused
+        __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _misused
+        __getitem__ = __contains__ = __format__ = __add__ = __sub__ = _misused
+        __hash__ = object.__hash__
+
+
+# Past the guard above, for what is our own.
+set_attribute = object.__setattr__
+
+
+class PendingCall(Unawaited, Coroutine[Any, Any, T]):
+    """A call that was made and not awaited yet; nothing has happened.
+
+    It is single use, warns when it is dropped, and is a coroutine to asyncio.create_task()
+    and gather().
+    """
+
+    __slots__ = ("__weakref__", "_begin", "_coroutine", "_label")
+    _begin: Callable[[], Coroutine[Any, Any, T]] | None
+    _coroutine: Coroutine[Any, Any, T] | None
+    _label: str
+
+    def __init__(self, label: str, begin: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        set_attribute(self, "_label", label)
+        set_attribute(self, "_begin", begin)
+        set_attribute(self, "_coroutine", None)
+
+    def _describe(self) -> str:
+        return self._label if self._label.endswith(")") else f"{self._label}()"
+
+    @property
+    def __name__(self) -> str:
+        # trio names what it was given instead of an async function in the error about it.
+        return self._describe()
+
+    def _start(self) -> Coroutine[Any, Any, T]:
+        begin = self._begin
+        if begin is None:
+            raise RuntimeError(f"{self._describe()} was awaited already; make the call again")
+        set_attribute(self, "_begin", None)
+        return begin()
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self._start().__await__()
+
+    def _driven(self) -> Coroutine[Any, Any, T]:
+        if self._coroutine is None:
+            set_attribute(self, "_coroutine", self._start())
+        assert self._coroutine is not None
+        return self._coroutine
+
+    def send(self, value: Any) -> Any:
+        return self._driven().send(value)
+
+    def throw(self, *error: Any) -> Any:
+        return self._driven().throw(*error)
+
+    def close(self) -> None:
+        """Drop the call without a warning."""
+        set_attribute(self, "_begin", None)
+        if self._coroutine is not None:
+            self._coroutine.close()
+
+    def __del__(self) -> None:
+        if self._begin is not None:
+            warnings.warn(
+                f"{self._describe()} was never awaited, and nothing was done; "
+                f"write: await {self._describe()}",
+                RuntimeWarning,
+                stacklevel=2,
+                source=self,
+            )
+
+
+def call_on_worker(
+    label: str,
+    contexts: ConnectionContexts,
+    function: Callable[[], Any],
+    *,
+    writes: bool | None = None,
+    then: Callable[[Any], Any] | None = None,
+) -> DualValue[Any]:
+    """Return the pending call of a function on a worker.
+
+    It belongs to the task that makes it: it runs in the connection context that this task
+    holds now, whoever awaits it, so that `gather(User.create(...), User.create(...))` inside
+    `atomic()` stays inside. `then` sees the result on the loop's thread.
+    """
+    begin = partial(contexts.call, function, label, contexts.current(), writes)
+    return PendingCall(label, begin if then is None else partial(_call_then, begin, then))  # type: ignore[return-value]
+
+
+async def _call_then(begin: Callable[[], Coroutine[Any, Any, Any]], then: Callable[[Any], Any]) -> Any:
+    return then(await begin())
+
+
+def is_async(function: Any) -> bool:
+    """Return True for a coroutine function; inspect's own answer takes as long as a small query."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return inspect.iscoroutinefunction(function)
+    return bool(code.co_flags & inspect.CO_COROUTINE)
+
+
+def name_of(function: Any) -> str:
+    """Return a function's name, for messages."""
+    name = getattr(function, "__qualname__", None)
+    return repr(function) if name is None else str(name)
+
+
+@overload
+def aio(value: Awaitable[T], /) -> Coroutine[Any, Any, T]: ...
+
+
+@overload
+def aio(value: Callable[P, Returned[T]], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]: ...
+
+
+@overload
+def aio(
+    value: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+) -> Coroutine[Any, Any, T]: ...
+
+
+@overload
+def aio(value: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]: ...
+
+
+@overload
+def aio(value: T, /) -> Coroutine[Any, Any, T]: ...
+
+
+def aio(value: Any, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+    """Return a coroutine that gives the result of anything.
+
+        tweet = Tweet.get()                 ->  tweet = await aio(Tweet.get())
+        report("2026")                      ->  await aio(report, "2026")
+        tweet.user                          ->  await aio(tweet.user)
+
+    A pending call or other awaitable is awaited; a query is executed; a callable is called
+    on a worker with the arguments, inside the task's transaction if there is one; any other
+    value is the result itself. Being a real coroutine, it fits asyncio.create_task() and
+    nursery.start_soon(aio, ...). Raises what the call raises, and InterfaceError if it
+    cannot tell on which database's worker a callable should run. Cancellation is that of
+    the call inside.
+    """
+    return _settle(_pending(value, args, kwargs))
+
+
+def _pending(value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if isinstance(value, peewee.BaseQuery):
+        return _execution(value, *args, **kwargs)
+    if inspect.isawaitable(value):
+        return value
+    if is_async(value):
+        return value(*args, **kwargs)
+    if callable(value) and not isinstance(value, type):
+        name = f"aio({name_of(value)})"
+        return call_on_worker(name, context_for_function(), sealed(value, *args, **kwargs))
+    return value
+
+
+def _execution(query: Any, database: Any = None) -> Any:
+    if hasattr(query, "__await__") or not on_loop_thread():
+        return query.execute(database)
+    # A plain query, as peewee.Table gives it, of an asynchronous database.
+    contexts = contexts_of(database if database is not None else query._database)
+    return call_on_worker("query.execute", contexts, sealed(query.clone().execute, database))
+
+
+async def _settle(value: Any) -> Any:
+    return await value if inspect.isawaitable(value) else value
+
+
+# What Python says of a dropped coroutine: "coroutine 'aio' was never awaited".
+_settle.__name__ = _settle.__qualname__ = "aio"

@@ -1,0 +1,1 @@
+"""A connection, per database."""

@@ -1,0 +1,77 @@
+"""Families: what the databases of one kind need around Peewee's own class, and which drivers they have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import peewee
+
+from .._errors import ConfigurationError
+from .base import DriverClass, Family
+from .mysql import MariaDBConnectorDriver, MySQLConnectorDriver, MySQLConnectorFamily, MySQLDriver
+from .postgresql import CockroachPsycopg2Driver, PostgresqlFamily, Psycopg2Driver, Psycopg3Driver
+from .sqlite import APSWDriver, CySqliteDriver, SqliteDriver, SqliteFamily
+
+# By name, so that no driver is imported that the program does not use. The first class of a
+# database's bases that is here decides.
+FAMILIES: dict[str, tuple[type[Family], tuple[DriverClass, ...]]] = {
+    "playhouse.apsw_ext.APSWDatabase": (SqliteFamily, (APSWDriver,)),
+    "playhouse.cysqlite_ext.CySqliteDatabase": (SqliteFamily, (CySqliteDriver,)),
+    "peewee.SqliteDatabase": (SqliteFamily, (SqliteDriver,)),
+    "playhouse.cockroachdb.CockroachDatabase": (PostgresqlFamily, (CockroachPsycopg2Driver, Psycopg3Driver)),
+    "peewee.PostgresqlDatabase": (PostgresqlFamily, (Psycopg2Driver, Psycopg3Driver)),
+    "playhouse.mysql_ext.MySQLConnectorDatabase": (MySQLConnectorFamily, (MySQLConnectorDriver,)),
+    "playhouse.mysql_ext.MariaDBConnectorDatabase": (Family, (MariaDBConnectorDriver,)),
+    "peewee.MySQLDatabase": (Family, (MySQLDriver,)),
+}
+
+
+# What brings its own idea of connections, and what to write instead.
+REFUSED = {
+    "playhouse.pool.PooledDatabase": "its pool is not needed, for AsyncDatabase has one: write the class "
+    "without Pooled, and pool_size=... for max_connections",
+    "playhouse.sqliteq.SqliteQueueDatabase": "its writer thread is not needed, for tasks queue to write: "
+    "write SqliteDatabase",
+}
+
+
+def check_class(cls: type, mixin: type) -> None:
+    """Raise ConfigurationError for a class that cannot be made asynchronous by the mixin."""
+    if not issubclass(cls, peewee.Database):  # a mixin of the user's
+        return
+    for base in cls.__mro__:
+        if _name(base) in REFUSED:
+            raise ConfigurationError(
+                f"{cls.__name__} cannot be built on {base.__name__}: {REFUSED[_name(base)]}"
+            )
+    first = next(base for base in cls.__mro__[1:] if issubclass(base, (mixin, peewee.Database)))
+    if not issubclass(first, mixin):
+        raise ConfigurationError(
+            f"{cls.__name__} would block the event loop: AsyncDatabase has to come before "
+            f"{first.__name__} among its bases"
+        )
+    if _find(cls) is None:
+        raise ConfigurationError(
+            f"{cls.__name__} is none of Peewee's SqliteDatabase, PostgresqlDatabase and MySQLDatabase, and "
+            "how to interrupt it is not known"
+        )
+
+
+def family_of(database: Any) -> Family:
+    """Return the family of a database object, by Peewee's class among its bases."""
+    found = _find(type(database))
+    if found is None:
+        raise ConfigurationError(
+            f"{type(database).__name__} has no Peewee database class among its bases; write: "
+            "class MyDatabase(AsyncDatabase, SqliteDatabase)"
+        )
+    family, drivers = found
+    return family(database, drivers)
+
+
+def _find(cls: type) -> tuple[type[Family], tuple[DriverClass, ...]] | None:
+    return next((FAMILIES[_name(base)] for base in cls.__mro__ if _name(base) in FAMILIES), None)
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"

@@ -1,0 +1,315 @@
+"""ConnectionDriver: one worker's connection, kept fit for use; the part that all databases share."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import peewee
+
+from .._pool.driver import close_quietly
+from .._pool.worker import Worker
+from .._settings import PoolSettings
+from .connecting import connect_patiently
+
+logger = logging.getLogger("async_peewee")
+
+
+# A connection that was not used for so many seconds is asked whether it still answers: a
+# peer that has died without a word looks alive from here.
+ASK_AFTER = 30.0
+
+
+# Connections made in one burst must not all be replaced in one burst: each lives this
+# share of max_lifetime at least.
+SHORTEST_LIFE = 0.9
+
+
+class ConnectionDriver:
+    """Keep one thread's Peewee connection fit for use; the common part of all drivers."""
+
+    # How long a statement may take of which nothing is known, in seconds.
+    expected_seconds: float = 0.0
+    # From how many seconds on a statement is worth passing the turn on for. That costs two
+    # changes of thread, and here, where the database is part of the process, it works on a
+    # processor that the next worker would have to do without.
+    worth_passing: float = 0.0005
+    may_overlap: bool = False
+
+    def __init__(self, database: Any, settings: PoolSettings) -> None:
+        self.database = database
+        # The dict behind Peewee's thread-local state of this worker's thread. The loop's
+        # thread reads it (in_transaction() and the like) while no job of the task runs.
+        self.state: dict[str, Any] = {"closed": True, "transactions": [], "commit_callbacks": []}
+        # The database has ended the transaction that Peewee believes to be open.
+        self.dead: bool = False
+        # Something has changed the session that the next user must not meet.
+        self.is_dirty: bool = False
+        self._acquire_timeout = settings.acquire_timeout
+        self._max_lifetime = settings.max_lifetime
+        self._used_at = 0.0
+        self._replace_at = 0.0
+        self._generation: object = None
+        # Cursors of streams that were begun and not ended.
+        self._streams: list[Any] = []
+
+    @property
+    def connection(self) -> Any:
+        return self.state["conn"]
+
+    def ready(self, check: Callable[[], None]) -> None:
+        """Open the connection, or replace it if it is broken, old or of an earlier init().
+
+        Before a job, never inside a transaction. `check` raises when nobody wants it any more.
+        """
+        if not self.state["closed"] and self._is_unfit():
+            self._discard()
+        if self.state["closed"]:
+            self._connect(check)
+        self._used_at = time.monotonic()
+
+    def opens_slowly(self) -> bool:
+        """Return True if it is mostly waiting to open the connection."""
+        return self.expected_seconds > 0
+
+    def _is_unfit(self) -> bool:
+        now = time.monotonic()
+        return (
+            self._generation is not self.database.generation
+            or now >= self._replace_at
+            or not self.is_usable()
+            or (now - self._used_at >= ASK_AFTER and not self.answers())
+        )
+
+    def _connect(self, check: Callable[[], None]) -> None:
+        self.state = self.database._state.__dict__
+        self._generation = self.database.generation
+        connect_patiently(self.database, self._open, self._acquire_timeout, check)
+        self.is_dirty = False
+        lifetime = self._max_lifetime * random.uniform(SHORTEST_LIFE, 1.0)
+        self._replace_at = time.monotonic() + lifetime
+
+    def _open(self) -> None:
+        """Make one attempt to connect; if it fails, nothing is half open."""
+        try:
+            self.database.connect(reuse_if_open=True)
+            self._note_connection()
+        except BaseException:
+            # Peewee keeps a connection that was lost while it was being set up, and the next
+            # attempt would take it for a good one.
+            if not self.state["closed"]:
+                self._discard()
+            raise
+
+    def _note_connection(self) -> None:
+        try:
+            self.connected()
+        except Exception as error:
+            raise peewee.OperationalError(
+                f"the server closed the connection that it had just opened ({error})"
+            ) from error
+
+    def settle(self) -> None:
+        """Leave no open transaction and no broken connection to the next job."""
+        self.dead = False
+        if self.state["closed"]:
+            return
+        if self.is_lost():
+            self._discard()
+        elif self.state["transactions"] or self.in_transaction():
+            logger.warning("%r: a transaction was left open; it is rolled back", self.database)
+            self._roll_back()
+        if self.is_dirty and not self.state["closed"]:
+            self._reset()
+
+    def _reset(self) -> None:
+        self.is_dirty = False
+        try:
+            self.reset_session()
+        except Exception as error:
+            logger.warning(
+                "%r: the session reset failed, the connection is dropped: %s", self.database, error
+            )
+            self._discard()
+
+    def _roll_back(self) -> None:
+        try:
+            if self.in_transaction():
+                self.connection.cursor().execute("ROLLBACK")
+        except Exception as error:
+            logger.warning("%r: the rollback failed, the connection is dropped: %s", self.database, error)
+            self._discard()
+        else:
+            self.state["transactions"].clear()
+            self.state["commit_callbacks"].clear()
+
+    def _discard(self) -> None:
+        connection = self.connection
+        self.database._state.reset()
+        with contextlib.suppress(Exception):
+            connection.close()
+        while self._streams:
+            self.abandon_stream(self._streams.pop())
+
+    def close(self) -> None:
+        """Roll back and close; nothing is raised, since nobody could do better."""
+        if not self.state["closed"]:
+            if self.in_transaction():
+                self._roll_back()
+            if not self.state["closed"]:
+                self._discard()
+
+    def note_job_end(self) -> None:
+        """Note whether the database has ended the transaction; without one, drop a lost connection."""
+        transactions = self.state["transactions"]
+        if not transactions:
+            self.dead = False
+            if not self.state["closed"] and self.is_lost():
+                self._discard()
+        # In manual mode BEGIN and COMMIT are the user's, in blocks inside it too.
+        elif not any(isinstance(block, peewee._manual) for block in transactions):
+            self.dead = self.dead or self.has_lost_transaction()
+
+    def begin_statement(self) -> None:
+        """Prepare for a statement; refuse it in a dead transaction."""
+        if self.dead:
+            self.check_alive()
+
+    def check_alive(self) -> None:
+        """Refuse a statement in a dead transaction: outside of it, it would be committed at once."""
+        if self.dead:
+            raise peewee.OperationalError(
+                "the database has already rolled back this transaction (a statement in it was "
+                "interrupted or failed, or the connection was lost); leave the block and start again"
+            )
+
+    def begin_stream(self, is_alone: bool) -> Any:
+        """Return a cursor that fetches rows as they are asked for; `end_stream()` closes it."""
+        cursor = self.stream_cursor(is_alone)
+        self._streams.append(cursor)
+        return cursor
+
+    def end_stream(self, cursor: Any, is_exhausted: bool) -> None:
+        """Close such a cursor, whatever became of its connection."""
+        close_quietly(cursor.close if is_exhausted else partial(self.drop_stream, cursor))
+        if cursor in self._streams:  # else the connection was discarded, and it with it
+            self._streams.remove(cursor)
+
+    def interrupt(self) -> None:
+        """Stop the running statement. What fails is tried again, and in the end the connection is cut."""
+        self._attempt(self.stop_statement)
+
+    def kill(self) -> None:
+        """Cut the connection under the running statement."""
+        self._attempt(self.cut)
+
+    def _attempt(self, strike: Callable[[], None]) -> None:
+        if self.state["closed"]:  # it is connecting, and nothing runs yet
+            return
+        try:
+            strike()
+        except Exception as error:
+            # Its class only: the text may quote the connection's parameters.
+            logger.debug("%r: an interrupt failed with %s", self.database, type(error).__name__)
+
+    # -- per driver -------------------------------------------------------------------
+
+    def connected(self) -> None:
+        """Note what an interrupt will need; the connection has just been opened."""
+
+    def is_usable(self) -> bool:
+        """Return False if the connection is known to be broken, without a round trip."""
+        return not self.is_lost()
+
+    def is_lost(self) -> bool:
+        """Return True if the driver itself has given the connection up."""
+        return False
+
+    def answers(self) -> bool:
+        """Ask the database for a sign of life."""
+        try:
+            cursor = self.connection.cursor()
+            cursor.execute("SELECT 1")
+            cursor.fetchall()  # some drivers refuse the next statement before it
+        except Exception:
+            return False
+        return True
+
+    def note_error(self, error: peewee.PeeweeException) -> None:
+        """Look whether an error says that the connection is lost, where the driver does not notice."""
+
+    def leaves_traces(self, sql: str, is_generated: bool) -> bool:
+        """Return True if a statement may change the session. `is_generated`: Peewee wrote it."""
+        return not is_generated
+
+    def reset_session(self) -> None:
+        """Bring the session back to how it was when connected; here, by a new one."""
+        self._discard()
+
+    def has_lost_transaction(self) -> bool:
+        """Return True if the transaction that Peewee believes to be open has been rolled back."""
+        return not self.in_transaction()
+
+    def in_transaction(self) -> bool:
+        """Return True while the connection has a transaction open, without a round trip."""
+        raise NotImplementedError
+
+    def stream_cursor(self, is_alone: bool) -> Any:
+        """Return a cursor that fetches rows as they are asked for.
+
+        `is_alone`: no other statement meets this connection until the cursor is closed.
+        """
+        return self.connection.cursor()
+
+    def drop_stream(self, cursor: Any) -> None:
+        """Close such a cursor before its last row."""
+        cursor.close()
+
+    def abandon_stream(self, cursor: Any) -> None:
+        """Have such a cursor, whose connection is closed, not complain when it is dropped."""
+        close_quietly(cursor.close)
+
+    def stop_statement(self) -> None:
+        """Have the database stop the running statement; from another thread."""
+        raise NotImplementedError
+
+    def cut(self) -> None:
+        """Cut the connection; from another thread."""
+        raise NotImplementedError
+
+
+DriverClass = type[ConnectionDriver]
+
+
+class Family:
+    """What a database of one kind needs; by itself, of one that needs nothing more."""
+
+    def __init__(self, database: Any, drivers: tuple[DriverClass, ...]) -> None:
+        self.database = database
+        self._drivers = drivers
+
+    def check_target(self, target: Any) -> Any:
+        """Return what Peewee's init() is to be given as the database; refuse what is not valid."""
+        return target
+
+    def prepare(self) -> None:
+        """Set the defaults, when Peewee's init() has read the arguments."""
+
+    def make_driver(self) -> ConnectionDriver:
+        return self._drivers[0](self.database, self.database.contexts.settings)
+
+    def begin_writes(self, *args: Any, **kwargs: Any) -> bool:
+        """Return True if a transaction begun so is a writer from its first moment."""
+        return False
+
+    def may_write(self, sql: str) -> bool:
+        """Return True if a statement has to pass the write gate first."""
+        return False
+
+    def enter_gate(self, worker: Worker) -> None:
+        """Hold the write gate until the job or its transaction ends."""

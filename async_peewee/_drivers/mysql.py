@@ -1,0 +1,198 @@
+"""MySQL's and MariaDB's drivers: PyMySQL and mysqlclient, MySQL Connector, MariaDB Connector."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from typing import Any
+
+import peewee
+
+from .._pool.driver import close_quietly
+from .base import Family
+from .sockets import SIDE_CONNECT_TIMEOUT, SocketDriver
+
+# The server's word for "in a transaction", in the status that comes with every answer.
+IN_TRANSACTION = 1
+
+
+# What changes a MySQL session, wherever it stands, and what does not as the first word.
+MYSQL_TRACES = re.compile(
+    r"\bget_lock\s*\(|:=|\binto\s+@|\bcreate\s+(or\s+replace\s+)?temporary", re.IGNORECASE
+)
+
+
+MYSQL_HARMLESS = re.compile(
+    r"\s*(select|insert|update|delete|replace|with|show|explain|describe|savepoint|"
+    r"release|kill|alter|create|drop|truncate|analyze)\b",
+    re.IGNORECASE,
+)
+
+
+# What all drivers say when the server has gone away, or the connection in the middle of a query.
+GONE = (2006, 2013, 2055)
+
+
+# What the server says when it has rolled back the whole transaction: a deadlock.
+ROLLED_BACK = (1213,)
+
+
+class MySQLDriver(SocketDriver):
+    """PyMySQL and mysqlclient: interrupts by KILL QUERY over a side connection."""
+
+    _id = 0
+    _has_gone = False
+
+    def connected(self) -> None:
+        super().connected()
+        self._has_gone = False
+        # Noted now: mysqlclient refuses to be asked by another thread.
+        self._id = self.session_id()
+
+    def session_id(self) -> int:
+        return int(self.connection.thread_id())
+
+    def fileno(self) -> int:
+        own = getattr(self.connection, "fileno", None)
+        return int(own() if own is not None else self.connection._sock.fileno())
+
+    def note_error(self, error: peewee.PeeweeException) -> None:
+        # mysqlclient goes on to call a connection open that has gone away.
+        own = getattr(error, "orig", None)
+        code = getattr(own, "errno", None) or (error.args[0] if error.args else None)
+        self._has_gone = self._has_gone or code in GONE
+        # No status comes with an error, so what the last answer said is not true any more.
+        self.dead = self.dead or (code in ROLLED_BACK and bool(self.state["transactions"]))
+
+    def is_lost(self) -> bool:
+        return self._has_gone or not getattr(self.connection, "open", True)
+
+    def leaves_traces(self, sql: str, is_generated: bool) -> bool:
+        return bool(MYSQL_TRACES.search(sql)) or (not is_generated and not MYSQL_HARMLESS.match(sql))
+
+    def in_transaction(self) -> bool:
+        if self.state["closed"] or self.is_lost():
+            return False
+        return self.is_in_transaction()
+
+    def has_lost_transaction(self) -> bool:
+        # CREATE TABLE and the like commit, and the block goes on without a transaction, as in
+        # Peewee. What the server rolls back by itself comes with an error: see note_error().
+        return self.is_lost()
+
+    def is_in_transaction(self) -> bool:
+        status = getattr(self.connection, "server_status", None)
+        # mysqlclient does not tell; then Peewee's own count has to do.
+        return bool(self.state["transactions"] if status is None else status & IN_TRANSACTION)
+
+    def stream_cursor(self, is_alone: bool) -> Any:
+        # The protocol has no room for another statement while rows are under way. Inside a
+        # block, where there may be one, all rows are fetched at once.
+        return self.connection.cursor(self._unbuffered()) if is_alone else self.connection.cursor()
+
+    def _unbuffered(self) -> Any:
+        return self._module().cursors.SSCursor
+
+    def _module(self) -> Any:
+        """Return the driver that made the connection: what Peewee has found, or the class's own."""
+        return sys.modules[type(self.connection).__module__.partition(".")[0]]
+
+    def drop_stream(self, cursor: Any) -> None:
+        if not isinstance(cursor, self._unbuffered()):
+            cursor.close()
+            return
+        # Closing it reads all the rows that are left, so the server is told to send no more.
+        # That may come too late and meet the next statement: let it be one of ours.
+        self.interrupt()
+        with contextlib.suppress(Exception):
+            cursor.close()
+        if not self.answers() and not self.answers():
+            self._discard()
+
+    def abandon_stream(self, cursor: Any) -> None:
+        # Else PyMySQL would read what is left of the rows, from a connection that is closed,
+        # when the garbage collector gets to the cursor and to its result.
+        cursor.connection = None
+        if getattr(cursor, "_result", None) is not None:
+            cursor._result.unbuffered_active = False
+
+    def stop_statement(self) -> None:
+        bounds = dict.fromkeys(("connect_timeout", "read_timeout", "write_timeout"), SIDE_CONNECT_TIMEOUT)
+        parameters = {**self.database.connect_params, **bounds}
+        with contextlib.closing(self._module().connect(**parameters)) as side:
+            side.cursor().execute(f"KILL QUERY {self._id}")
+
+
+class BufferingDriver(MySQLDriver):
+    """What both connectors have in common: an argument says whether a cursor fetches all rows."""
+
+    _unread: Any = None
+
+    def stream_cursor(self, is_alone: bool) -> Any:
+        cursor = self.connection.cursor(buffered=not is_alone)
+        self._unread = cursor if is_alone else None
+        return cursor
+
+    def drop_stream(self, cursor: Any) -> None:
+        if cursor is not self._unread:
+            cursor.close()
+            return
+        # As in MySQLDriver: the server is told to send no more, and what it sent is read.
+        self._unread = None
+        self.interrupt()
+        with contextlib.suppress(Exception):
+            self.skip_rest()
+        with contextlib.suppress(Exception):
+            cursor.close()
+        if not self.answers() and not self.answers():
+            self._discard()
+
+    def abandon_stream(self, cursor: Any) -> None:
+        close_quietly(cursor.close)
+
+    def skip_rest(self) -> None:
+        """Read the rows that are under way, where closing the cursor does not."""
+
+
+class MySQLConnectorDriver(BufferingDriver):
+    """MySQL Connector/Python without its C extension, which hides the socket."""
+
+    def _module(self) -> Any:
+        return sys.modules["mysql.connector"]
+
+    def session_id(self) -> int:
+        return int(self.connection.connection_id)
+
+    def fileno(self) -> int:
+        return int(self.connection._socket.sock.fileno())
+
+    def is_lost(self) -> bool:
+        sock = getattr(self.connection._socket, "sock", None)
+        return self._has_gone or sock is None or sock.fileno() < 0
+
+    def is_in_transaction(self) -> bool:
+        return bool(self.connection.in_transaction)
+
+    def skip_rest(self) -> None:
+        self.connection.consume_results()
+
+
+class MariaDBConnectorDriver(BufferingDriver):
+    """MariaDB Connector/Python; its `open` is a round trip, and its `socket` would be closed twice."""
+
+    def session_id(self) -> int:
+        return int(self.connection.thread_id)
+
+    def fileno(self) -> int:
+        return int(self.connection._get_socket())
+
+    def is_lost(self) -> bool:
+        return self._has_gone or bool(self.connection._closed)
+
+
+class MySQLConnectorFamily(Family):
+    """MySQL Connector, in pure Python unless the user says otherwise."""
+
+    def prepare(self) -> None:
+        self.database.connect_params.setdefault("use_pure", True)

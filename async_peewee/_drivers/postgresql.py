@@ -1,0 +1,127 @@
+"""PostgreSQL's drivers: psycopg2 and psycopg."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import uuid
+from typing import Any
+
+import peewee
+
+from .base import ConnectionDriver, Family
+from .sockets import SIDE_CONNECT_TIMEOUT, SocketDriver, cut_after
+from .urls import check_url
+
+# What changes a PostgreSQL session in a statement that Peewee wrote, in lower case.
+POSTGRESQL_TRACES = re.compile(r"set_config|advisory_|^create temp")
+
+
+# So that a statement whose connection was cut does not go on, and is not committed, on the
+# server. From PostgreSQL 14 on, and unless somebody has set it: then there is no row.
+WATCH_CLIENT = (
+    "SELECT set_config(name, '1s', false) FROM pg_settings "
+    "WHERE name = 'client_connection_check_interval' AND source = 'default'"
+)
+
+
+class PostgresqlDriver(SocketDriver):
+    """What psycopg2 and psycopg have in common."""
+
+    _watches = False
+
+    def is_lost(self) -> bool:
+        return bool(self.connection.closed)
+
+    def leaves_traces(self, sql: str, is_generated: bool) -> bool:
+        # Any other statement may call a function that changes a setting.
+        return not is_generated or bool(POSTGRESQL_TRACES.search(sql.lower()))
+
+    def connected(self) -> None:
+        super().connected()
+        cursor = self.connection.cursor()
+        with contextlib.suppress(Exception):  # not every platform of a server can do it
+            cursor.execute(WATCH_CLIENT)
+            self._watches = bool(cursor.fetchall())
+
+    def reset_session(self) -> None:
+        self.connection.cursor().execute("DISCARD ALL")
+        if self._watches:
+            self.connection.cursor().execute("SET client_connection_check_interval = '1s'")
+
+    def in_transaction(self) -> bool:
+        if self.state["closed"] or self.connection.closed:
+            return False
+        adapter = self.database._adapter
+        return bool(adapter.txn_status(self.connection) not in (adapter.txn_idle, adapter.txn_unknown))
+
+
+class Psycopg2Driver(PostgresqlDriver):
+    """psycopg2: interrupts go over a side connection, for its own cancel() holds the GIL."""
+
+    _pid = 0
+
+    def connected(self) -> None:
+        super().connected()
+        self._pid = self.connection.get_backend_pid()
+
+    def stream_cursor(self, is_alone: bool) -> Any:
+        # WITH HOLD: psycopg2 refuses any other named cursor on a connection in autocommit
+        # mode, which is the mode Peewee uses, inside a transaction too.
+        return self.connection.cursor(name=uuid.uuid4().hex, withhold=True)
+
+    def reset_session(self) -> None:
+        super().reset_session()
+        if self.database._encoding:  # Peewee sets it after connecting, and DISCARD ALL unsets it
+            self.connection.set_client_encoding(self.database._encoding)
+
+    def stop_statement(self) -> None:
+        parameters = {
+            **self.database.connect_params,
+            "connect_timeout": SIDE_CONNECT_TIMEOUT,
+            "application_name": "async_peewee interrupt",
+        }
+        side = self.database._adapter.connect(self.database, **parameters)
+        with contextlib.closing(side), cut_after(SIDE_CONNECT_TIMEOUT, side.fileno()):
+            side.cursor().execute("SELECT pg_cancel_backend(%s)", (self._pid,))
+
+
+class Psycopg3Driver(PostgresqlDriver):
+    """psycopg: cancel_safe() is bounded in time and does not hold the GIL."""
+
+    def stream_cursor(self, is_alone: bool) -> Any:
+        return self.connection.cursor(name=uuid.uuid4().hex, withhold=not self.in_transaction())
+
+    def reset_session(self) -> None:
+        # psycopg forgets the statements that it has prepared when it sees a rollback;
+        # otherwise it would go on to use what DISCARD ALL has dropped.
+        self.connection.cursor().execute("BEGIN; ROLLBACK")
+        super().reset_session()
+
+    def stop_statement(self) -> None:
+        self.connection.cancel_safe(timeout=SIDE_CONNECT_TIMEOUT)
+
+
+class CockroachPsycopg2Driver(Psycopg2Driver):
+    """CockroachDB takes PostgreSQL's cancel request, and has no process to name."""
+
+    def stop_statement(self) -> None:
+        self.connection.cancel()
+
+
+class PostgresqlFamily(Family):
+    """PostgreSQL through psycopg2 or psycopg, whichever Peewee's adapter is for."""
+
+    def check_target(self, target: Any) -> Any:
+        if "://" not in str(target):
+            return target
+        # libpq takes both spellings, Peewee knows the longer one only.
+        url = re.sub("^postgres://", "postgresql://", str(target))
+        check_url(url, "postgresql")
+        return url
+
+    def make_driver(self) -> ConnectionDriver:
+        with_psycopg2, with_psycopg3 = self._drivers
+        uses_psycopg3 = isinstance(self.database._adapter, peewee.Psycopg3Adapter)
+        driver = with_psycopg3 if uses_psycopg3 else with_psycopg2
+        return driver(self.database, self.database.contexts.settings)

@@ -1,0 +1,64 @@
+"""What the databases behind a socket have in common: it can be looked at, and cut."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import threading
+from collections.abc import Iterator
+
+from .base import ConnectionDriver
+
+# How long an attempt to reach the server for an interrupt may take, in seconds. The worker
+# waits meanwhile, so it is as short as libpq allows.
+SIDE_CONNECT_TIMEOUT = 2
+
+
+def shut_down(side: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        side.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def cut_after(seconds: float, fd: int) -> Iterator[None]:
+    """Cut a connection under what runs inside, if that takes longer."""
+    with socket.socket(fileno=os.dup(fd)) as copy:
+        timer = threading.Timer(seconds, shut_down, (copy,))
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
+class SocketDriver(ConnectionDriver):
+    """What the databases behind a socket have in common: it can be looked at, and cut."""
+
+    # A server may be far away, until it is seen to answer at once.
+    expected_seconds = 0.001
+    # The server works elsewhere, all of it is waiting. In a shorter one another worker overlaps.
+    worth_passing = 0.001
+    may_overlap = True
+    _fd = -1
+
+    def connected(self) -> None:
+        self._fd = self.fileno()
+        self._poll = select.poll()
+        self._poll.register(self._fd, select.POLLIN | select.POLLPRI)
+
+    def fileno(self) -> int:
+        return int(self.connection.fileno())
+
+    def is_usable(self) -> bool:
+        # An idle server says nothing. Something to read is its farewell, or a notification
+        # (LISTEN), and a round trip tells which. Not asked of a lost connection: the number
+        # of its socket could already be another's.
+        return not self.is_lost() and (not self._poll.poll(0) or self.answers())
+
+    def cut(self) -> None:
+        # A copy of the descriptor: shutting it down wakes the thread that reads, and
+        # closing the copy leaves the original to the driver.
+        with socket.socket(fileno=os.dup(self._fd)) as copy:
+            shut_down(copy)

@@ -1,0 +1,292 @@
+"""SQLite's drivers: sqlite3 and sqlcipher3, APSW, cysqlite."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import time
+from collections.abc import Callable
+from functools import cache
+from itertools import islice
+from typing import Any
+
+from .._errors import PoolTimeout, driver_errors
+from .._pool.worker import Worker
+from .._pool.write_lock import gate_for
+from .._settings import PoolSettings
+from .base import ConnectionDriver, Family
+
+# What changes an SQLite session; its functions cannot.
+SQLITE_TRACES = re.compile(
+    r"\bpragma\s+(\w+\s*\.\s*)?(?!\w*(list|info|check|checkpoint)\b)\w+\s*[=(]|"
+    r"\battach\b|\bdetach\b|\bcreate\s+temp",
+    re.IGNORECASE,
+)
+
+
+class SqliteDriver(ConnectionDriver):
+    """Any of them: interrupt() is safe from any thread, and there is no server to hang."""
+
+    def __init__(self, database: Any, settings: PoolSettings) -> None:
+        super().__init__(database, settings)
+        self._loaded = Loaded(database)
+
+    def ready(self, check: Callable[[], None]) -> None:
+        super().ready(check)
+        self.catch_up()
+
+    def _connect(self, check: Callable[[], None]) -> None:
+        self._loaded.connecting()
+        super()._connect(check)
+
+    def begin_statement(self) -> None:
+        super().begin_statement()
+        if self._loaded.is_behind():
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Load into the connection what was registered on the database since."""
+        if self._loaded.is_behind() and not self.state["closed"]:
+            self._loaded.catch_up(self.connection, self.in_transaction())
+
+    def change(self, method: Callable[[Any], Any]) -> None:
+        """Register something on this connection."""
+        self.catch_up()
+        self._loaded.change(self.connection, method)
+
+    def is_usable(self) -> bool:
+        # There is no server that could have gone, and settle() has looked after the last job.
+        return True
+
+    def in_transaction(self) -> bool:
+        try:
+            return not self.state["closed"] and bool(self.connection.in_transaction)
+        except Exception:  # see is_lost()
+            return False
+
+    def is_lost(self) -> bool:
+        # Closed by user code; sqlite3, sqlcipher3 and APSW tell in no other way, each by an
+        # error of its own.
+        try:
+            return self.connection.in_transaction is None
+        except Exception:
+            return True
+
+    def leaves_traces(self, sql: str, is_generated: bool) -> bool:
+        return bool(SQLITE_TRACES.search(sql))
+
+    def reset_session(self) -> None:
+        if not self.database.family.is_memory:  # its data would go with the connection
+            super().reset_session()
+
+    def stop_statement(self) -> None:
+        self.connection.interrupt()
+
+    cut = stop_statement
+
+
+class APSWDriver(SqliteDriver):
+    """APSW, whose cursors have less than DB-API asks for, and raise where that says None."""
+
+    def connected(self) -> None:
+        self.connection.cursor_factory = apsw_cursor()
+
+
+@cache
+def apsw_cursor() -> Any:
+    """Return a class of APSW cursors that know DB-API's names."""
+    import apsw
+
+    class Cursor(apsw.Cursor):  # type: ignore[misc]
+        _described: Any = None
+
+        def execute(self, *args: Any, **kwargs: Any) -> Any:
+            self._described = None
+            return super().execute(*args, **kwargs)
+
+        @property
+        def description(self) -> Any:
+            try:
+                self._described = super().description
+            except apsw.ExecutionCompleteError:  # no rows, or no more of them
+                pass
+            return self._described
+
+        @property
+        def rowcount(self) -> int:
+            return int(self.connection.changes())
+
+        @property
+        def lastrowid(self) -> int:
+            return int(self.connection.last_insert_rowid())
+
+        def fetchmany(self, size: int) -> list[Any]:
+            return list(islice(self, size))
+
+    return Cursor
+
+
+class CySqliteDriver(SqliteDriver):
+    """cysqlite, which answers for a closed connection as for an open one."""
+
+    def is_lost(self) -> bool:
+        return bool(self.connection.is_closed())
+
+
+class SqliteFamily(Family):
+    """SQLite: one writer at a time in a file, and a `:memory:` that is one connection."""
+
+    is_memory = False
+    _is_file = False
+
+    def check_target(self, target: Any) -> Any:
+        self.is_memory = _is_memory(target)
+        self._is_file = bool(target) and not self.is_memory and not _is_read_only(target)
+        return target
+
+    def prepare(self) -> None:
+        contexts = self.database.contexts
+        if self._is_file:
+            self._set_file_defaults()
+        elif self.is_memory:
+            contexts.settings = contexts.settings.for_one_worker()
+
+    def _set_file_defaults(self) -> None:
+        database = self.database
+        path = str(database.database).removeprefix("file:").partition("?")[0]
+        database.contexts.gate = gate_for(os.path.realpath(path))
+        given = {key.lower() for key, _ in database._pragmas}
+        defaults = [("journal_mode", "wal"), ("synchronous", "normal")]
+        database._pragmas = [pair for pair in defaults if pair[0] not in given] + list(database._pragmas)
+        database._lock_type = database._lock_type or "IMMEDIATE"
+
+    def begin_writes(self, lock_type: str | None = None) -> bool:
+        chosen = lock_type or self.database._lock_type or "DEFERRED"
+        return self._is_file and chosen.upper() in ("IMMEDIATE", "EXCLUSIVE")
+
+    def may_write(self, sql: str) -> bool:
+        return self._is_file and _may_write(sql)
+
+    def enter_gate(self, worker: Worker) -> None:
+        contexts = self.database.contexts
+        contexts.note_writer(worker)
+        timeout = contexts.settings.acquire_timeout
+        if not worker.enter_gate(contexts.gate, timeout):
+            raise PoolTimeout(
+                f"the write lock of {contexts.name} did not become free within {timeout:g} s, "
+                f"held by: {contexts.gate.describe(time.monotonic())}. A child task is outside its parent's "
+                "transaction; hand it over with db.share_connection()"
+            )
+
+
+def _is_memory(database: Any) -> bool:
+    """Return True for a database that exists on one connection only, and with it."""
+    name = ":memory:" if database == "" else str(database)
+    return name == ":memory:" or "mode=memory" in name or name.startswith("file::memory:")
+
+
+def _is_read_only(database: Any) -> bool:
+    return "mode=ro" in str(database) or "immutable=1" in str(database)
+
+
+def _may_write(sql: str) -> bool:
+    word = sql.lstrip()[:8].upper()
+    if word.startswith(("SELECT", "PRAGMA", "EXPLAIN", "SAVEPOIN", "ROLLBACK", "RELEASE")):
+        return False
+    # A WITH may stand before any statement; one too many in the queue does no harm.
+    return not word.startswith("WITH") or not _READS.match(sql)
+
+
+# A WITH statement with none of these words in it only reads.
+_READS = re.compile(r"(?!.*\b(insert|update|delete|replace)\b)", re.IGNORECASE | re.DOTALL)
+
+
+# Where Peewee keeps them. The last two are APSW's and cysqlite's.
+REGISTRIES = (
+    "_attached _pragmas _aggregates _collations _functions _window_functions _extensions "
+    "_modules _table_functions"
+).split()
+
+
+# SQLite refuses some of these inside a transaction.
+OUTSIDE_TRANSACTION = ("_attached", "_pragmas")
+
+
+Registries = dict[str, Any]
+
+
+def registries_of(database: Any) -> Registries:
+    """Return copies of what is registered: another thread may register more at any time."""
+    return {name: copy.copy(getattr(database, name)) for name in REGISTRIES if hasattr(database, name)}
+
+
+class Loaded:
+    """What one connection has of what is registered on its database. On the worker's thread."""
+
+    def __init__(self, database: Any) -> None:
+        self._database = database
+        self._token: object = None
+        self._registries: Registries = {}
+
+    def connecting(self) -> None:
+        """Note what the connection is about to be opened with."""
+        self._token, self._registries = self._database.registered, self._wanted()
+
+    def catch_up(self, connection: Any, in_transaction: bool) -> None:
+        """Load what was registered since; what cannot be inside a transaction stays for later."""
+        token, wanted = self._database.registered, self._wanted()
+        if in_transaction:
+            wanted.update({name: self._registries[name] for name in OUTSIDE_TRANSACTION})
+        self._load(connection, wanted)
+        self._token = None if in_transaction else token
+
+    def is_behind(self) -> bool:
+        """Return True if something was registered that the connection may lack."""
+        return self._token is not self._database.registered
+
+    def change(self, connection: Any, method: Callable[..., Any]) -> None:
+        """Register something on this connection alone; if it fails, nothing is registered."""
+        draft = draft_of(self._database, self._registries, is_closed=True)
+        method(draft)
+        self._load(connection, {name: getattr(draft, name) for name in self._registries})
+
+    def _load(self, connection: Any, wanted: Registries) -> None:
+        # Only what is missing: SQLite replaces no function while a statement is open.
+        missing = {name: _lacking(wanted[name], self._registries[name]) for name in wanted}
+        with driver_errors:
+            attached = self._detach(connection, wanted["_attached"])
+            missing["_attached"] = {k: v for k, v in missing["_attached"].items() if k not in attached}
+            self._database._load_registries(connection, missing)
+        self._registries = wanted
+
+    def _wanted(self) -> Registries:
+        wanted = registries_of(self._database)
+        timeout = ("busy_timeout", int((self._database._timeout or 0) * 1000))  # milliseconds
+        return {**wanted, "_pragmas": [timeout, *wanted["_pragmas"]]}
+
+    def _detach(self, connection: Any, wanted: dict[str, str]) -> set[str]:
+        """Detach what is attached no more, or is another file now; return what remains."""
+        cursor = connection.cursor()
+        attached = {row[1] for row in cursor.execute("PRAGMA database_list").fetchall()}
+        for name, file in self._registries["_attached"].items():
+            if name in attached and wanted.get(name) != file:
+                cursor.execute(f'DETACH DATABASE "{name}"')
+                attached.remove(name)
+        return attached
+
+
+def _lacking(wanted: Any, loaded: Any) -> Any:
+    """Return what one registry has and another has not; of the same type."""
+    if isinstance(wanted, dict):
+        return {name: value for name, value in wanted.items() if loaded.get(name) != value}
+    return type(wanted)(item for item in wanted if item not in loaded)
+
+
+def draft_of(database: Any, registries: Registries, is_closed: bool = False) -> Any:
+    """Return a copy of a database, with registries of its own; `is_closed`: it meets no connection."""
+    draft = copy.copy(database)
+    vars(draft).update({name: copy.copy(registry) for name, registry in registries.items()})
+    if is_closed:
+        draft.is_closed = lambda: True
+    return draft

@@ -1,0 +1,44 @@
+"""What is known of each SQL text: what it leaves behind, whether it writes, how long it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .._pool.gil import ExpectedTime
+
+# How many texts are remembered; a program that makes more of them (lists of values in the
+# text) begins anew.
+MOST = 2000
+
+
+class Statement(ExpectedTime):
+    """What is known of one SQL text."""
+
+    __slots__ = ("leaves_traces", "may_write")
+    leaves_traces: bool
+    may_write: bool
+
+    def __init__(self, leaves_traces: bool, may_write: bool, seconds: float) -> None:
+        super().__init__(seconds)
+        self.leaves_traces = leaves_traces
+        self.may_write = may_write
+
+
+class Statements:
+    """Remember the statements of one database, for all its workers."""
+
+    def __init__(self, classify: Callable[[str, bool], Statement]) -> None:
+        self._classify = classify
+        # By whether Peewee wrote it. One dict operation is atomic, and two threads that add
+        # the same text at once lose nothing but a measurement.
+        self._known: tuple[dict[str, Statement], dict[str, Statement]] = ({}, {})
+
+    def find(self, sql: str, is_generated: bool) -> Statement:
+        """Return what is known of a statement. `is_generated`: Peewee wrote it."""
+        known = self._known[is_generated]
+        statement = known.get(sql)
+        if statement is None:
+            if len(known) >= MOST:
+                known.clear()
+            statement = known[sql] = self._classify(sql, is_generated)
+        return statement

@@ -1,0 +1,275 @@
+"""All that differs between asyncio and trio: park a task, wake it from a thread, run in the background."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Protocol
+
+import anyio
+
+logger = logging.getLogger("async_peewee")
+
+
+Callback = Callable[[], object]
+
+
+Look = Callable[[], float | None]
+
+
+class Parker(Protocol):
+    """One wait of one task, ended by `unpark` on the loop's own thread."""
+
+    def unpark(self) -> None:
+        """End the wait. Call it on the thread that runs the loop."""
+
+    def park(self, on_cancel: Callable[[], bool]) -> Awaitable[None]:
+        """Wait for `unpark`.
+
+        When the task is cancelled, `on_cancel` is called once. If it returns True the
+        cancellation is raised at once; if False, when `unpark` has been called, so that
+        control never returns while the work goes on.
+        """
+
+
+class EventLoop(Protocol):
+    """A running event loop, as the pool sees it."""
+
+    key: Any
+    # Makes a new Parker for the current task; no method, for a call of it counts.
+    parker: Callable[[], Parker]
+
+    def wake(self, callback: Callback) -> bool:
+        """Have `callback` run on the loop's thread; from any thread. False: the loop is gone."""
+
+    def look(self, seconds: float, function: Look) -> None:
+        """Have `function` called after so many seconds, and again after as many as it returns.
+
+        None ends it. On the loop's thread.
+        """
+
+    def is_closed(self) -> bool:
+        """Return True when the loop will never run again; from any thread."""
+
+    def spawn(self, function: Callable[[], Awaitable[None]], name: str) -> None:
+        """Run `function` in a task of its own, beside and outlasting the current one."""
+
+
+def running_key() -> Any:
+    """Return what identifies the event loop that runs in this thread, None where none runs."""
+    loop = asyncio._get_running_loop()
+    trio = sys.modules.get("trio")
+    if trio is None:
+        return loop
+    if loop is not None and not trio.lowlevel.in_trio_task():
+        return loop  # else both: trio as a guest of asyncio, and what runs now decides
+    if not trio.lowlevel.in_trio_run():
+        return None
+    token = trio.lowlevel.current_trio_token()
+    return None if token is _inherited else token
+
+
+# The parent's trio run, in a forked child: unlike asyncio, trio believes it to go on there.
+_inherited: Any = None
+
+
+def forget_loop() -> None:
+    """After a fork, in the child: the parent's event loop does not run here."""
+    global _inherited
+    _inherited = running_key()
+
+
+def event_loop(key: Any) -> EventLoop:
+    """Return the EventLoop for what `running_key` returned."""
+    return AsyncioLoop(key) if isinstance(key, asyncio.AbstractEventLoop) else TrioLoop(key)
+
+
+def current_task(key: Any) -> Any:
+    """Return the task that runs now on the loop `key`, None in a bare callback."""
+    if isinstance(key, asyncio.AbstractEventLoop):
+        return asyncio.current_task(key)
+    trio = sys.modules["trio"]
+    return trio.lowlevel.current_task() if trio.lowlevel.in_trio_task() else None
+
+
+def task_name(task: Any) -> str:
+    """Return the name of a task of either library, for messages."""
+    get_name = getattr(task, "get_name", None)
+    return str(get_name() if get_name is not None else getattr(task, "name", "no task"))
+
+
+def call_at_end(task: Any, callback: Callable[[Any], None]) -> None:
+    """Call back when a task of asyncio ends. One of trio is let go of then, which is noticed too."""
+    if hasattr(task, "add_done_callback"):
+        task.add_done_callback(callback)
+
+
+def call_at_end_no_more(task: Any, callback: Callable[[Any], None]) -> None:
+    """Take the wish of `call_at_end` back."""
+    if hasattr(task, "remove_done_callback"):
+        task.remove_done_callback(callback)
+
+
+async def wait_to_the_end(event: anyio.Event) -> None:
+    """Wait for an event whatever cancels the task meanwhile; the caller re-raises."""
+    with anyio.CancelScope(shield=True):
+        while not event.is_set():
+            try:
+                await event.wait()
+            except asyncio.CancelledError:
+                # The shield keeps scopes out, not task.cancel() of asyncio.
+                continue
+
+
+class AsyncioLoop:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.key = loop
+        self.parker: Callable[[], Parker] = partial(AsyncioParker, loop)
+        # asyncio itself holds its tasks weakly.
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def wake(self, callback: Callback) -> bool:
+        try:
+            self.key.call_soon_threadsafe(callback)
+        except RuntimeError:  # the loop is closed
+            return False
+        return True
+
+    def look(self, seconds: float, function: Look) -> None:
+        # In an empty context, like any task of ours: see spawn().
+        self.key.call_later(seconds, self._look, function, context=contextvars.Context())
+
+    def _look(self, function: Look) -> None:
+        pause = function()
+        if pause is not None:
+            self.look(pause, function)
+
+    def is_closed(self) -> bool:
+        return bool(self.key.is_closed())
+
+    def spawn(self, function: Callable[[], Awaitable[None]], name: str) -> None:
+        async def run() -> None:
+            await function()
+
+        # In an empty context: the task outlives the caller, so it must not keep the
+        # caller's variables alive.
+        task: asyncio.Task[None] = contextvars.Context().run(lambda: self.key.create_task(run(), name=name))
+        # A loop that is closed without cancelling its tasks would complain about ours,
+        # which its worker thread has cleaned up after by itself.
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class AsyncioParker:
+    __slots__ = ("_future", "_loop", "_woken")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._future: asyncio.Future[None] = loop.create_future()
+        self._woken = False
+
+    def unpark(self) -> None:
+        self._woken = True
+        if not self._future.done():
+            self._future.set_result(None)
+
+    async def park(self, on_cancel: Callable[[], bool]) -> None:
+        try:
+            await self._future
+        except asyncio.CancelledError:
+            if self._woken or on_cancel():
+                raise
+            again = await self._park_on()
+            if again is not None:
+                raise again from None
+            raise
+
+    async def _park_on(self) -> asyncio.CancelledError | None:
+        """Wait out what cannot be abandoned; return the last cancellation that came meanwhile."""
+        last = None
+        # Without the shield anyio would deliver a scope's cancellation on every tick.
+        with anyio.CancelScope(shield=True):
+            while not self._woken:
+                self._future = self._loop.create_future()
+                try:
+                    await self._future
+                except asyncio.CancelledError as cancelled:
+                    last = cancelled
+        return last
+
+
+class TrioLoop:
+    def __init__(self, token: Any) -> None:
+        self.key = token
+        self.parker: Callable[[], Parker] = TrioParker
+        # Kept: at the end of the interpreter, sys.modules may be empty already.
+        self._over: type[Exception] = sys.modules["trio"].RunFinishedError
+
+    def wake(self, callback: Callback) -> bool:
+        try:
+            self.key.run_sync_soon(callback)
+        except self._over:
+            return False
+        return True
+
+    def look(self, seconds: float, function: Look) -> None:
+        async def run() -> None:
+            pause: float | None = seconds
+            while pause is not None:
+                await anyio.sleep(pause)
+                pause = function()
+
+        self.spawn(run, "async_peewee timer")
+
+    def is_closed(self) -> bool:
+        return not self.wake(_nothing)
+
+    def spawn(self, function: Callable[[], Awaitable[None]], name: str) -> None:
+        async def run() -> None:
+            try:
+                await function()
+            except Exception:  # an error in a system task would take the whole run down
+                logger.exception("%s failed", name)
+
+        sys.modules["trio"].lowlevel.spawn_system_task(run, name=name, context=contextvars.Context())
+
+
+class TrioParker:
+    __slots__ = ("_parked", "_task", "_woken")
+
+    def __init__(self) -> None:
+        self._task: Any = None
+        self._woken = False
+
+    def unpark(self) -> None:
+        self._woken = True
+        if self._task is not None:
+            task, self._task = self._task, None
+            sys.modules["trio"].lowlevel.reschedule(task)
+
+    async def park(self, on_cancel: Callable[[], bool]) -> None:
+        lowlevel = sys.modules["trio"].lowlevel
+        if self._woken:
+            return
+        self._task = lowlevel.current_task()
+        pending: list[Any] = []
+
+        def abort(raise_cancel: Any) -> Any:
+            if on_cancel():
+                self._task = None
+                return lowlevel.Abort.SUCCEEDED
+            pending.append(raise_cancel)
+            return lowlevel.Abort.FAILED
+
+        await lowlevel.wait_task_rescheduled(abort)
+        if pending:
+            pending[0]()
+
+
+def _nothing() -> None:
+    pass

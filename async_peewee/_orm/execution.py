@@ -1,0 +1,241 @@
+"""What Peewee keeps for each thread and we answer for each task, and the primitives under all SQL."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import peewee
+
+from .._bridge.connections import ConnectionContexts
+from .._bridge.dual import is_peewee
+from .._bridge.places import current_driver, guard, on_loop_thread
+from .._drivers.base import Family
+from .._drivers.statement_profiles import Statement, Statements
+from .._pool.driver import StreamRequest
+from .._pool.worker import Worker, here
+
+# What a task without a block sees of its connection.
+NO_STATE: dict[str, Any] = {"closed": True, "transactions": (), "commit_callbacks": []}
+
+
+class TaskState:
+    """Peewee's questions about the connection, answered for the task that asks.
+
+    On a worker and on a plain thread each is Peewee's own.
+    """
+
+    contexts: ConnectionContexts
+    statements: Statements
+    family: Family
+    get_sql_context: Any
+    _state: Any
+
+    def _task_state(self) -> dict[str, Any]:
+        pin = self.contexts.current()
+        return NO_STATE if pin is None else pin.worker.driver.state
+
+    def is_closed(self) -> bool:
+        """Return True if the pool is closed; on a worker or a plain thread, its own connection."""
+        if here.worker is None and on_loop_thread():
+            pool = self.contexts.find_pool()
+            return pool is None or pool.is_closed
+        return super().is_closed()  # type: ignore[misc, no-any-return]
+
+    def in_transaction(self) -> bool:
+        """Return True if the current task, or this thread, is in a transaction."""
+        return self.transaction_depth() > 0
+
+    def transaction_depth(self) -> int:
+        if here.worker is None and on_loop_thread():
+            return len(self._task_state()["transactions"])
+        return super().transaction_depth()  # type: ignore[misc, no-any-return]
+
+    def top_transaction(self) -> Any:
+        if here.worker is None and on_loop_thread():
+            transactions = self._task_state()["transactions"]
+            return transactions[-1] if transactions else None
+        return super().top_transaction()  # type: ignore[misc]
+
+    def push_transaction(self, transaction: Any) -> None:
+        guard("db.push_transaction()", "async with db.atomic()", "would reach no connection")
+        super().push_transaction(transaction)  # type: ignore[misc]
+
+    def pop_transaction(self) -> Any:
+        guard("db.pop_transaction()", "async with db.atomic()", "would reach no connection")
+        return super().pop_transaction()  # type: ignore[misc]
+
+    def after_commit(self, fn: Callable[[], Any]) -> Any:
+        """Call a function when the current task's transaction has been committed.
+
+        A plain function runs on the loop's thread, a coroutine function is awaited there,
+        before the block's `async with` returns. Never after a rollback. Outside a transaction
+        it runs at once.
+        """
+        if not on_loop_thread():
+            return super().after_commit(fn)  # type: ignore[misc]
+        if isinstance(self.top_transaction(), peewee._manual):
+            raise ValueError("after_commit() cannot be used with `manual`")
+        if self.in_transaction():
+            self._task_state()["commit_callbacks"].append(partial(_defer, fn))
+        elif inspect.iscoroutinefunction(fn):
+            raise peewee.InterfaceError(
+                "after_commit() outside a transaction runs the function at once, and cannot await; "
+                f"write: await {fn.__qualname__}()"
+            )
+        else:
+            fn()
+        return fn
+
+    # -- the four primitives under everything ------------------------------------------
+
+    def cursor(self, named_cursor: Any = None) -> Any:
+        worker = here.worker
+        if worker is None or worker.database is not self:
+            guard("db.cursor()", "await db.execute_sql(...), or await db.run(function, ...)")
+        elif isinstance(named_cursor, StreamRequest):
+            named_cursor.cursor = worker.driver.begin_stream(named_cursor.is_alone)
+            return named_cursor.cursor
+        elif not worker.in_driver:  # else it is for a statement of which we know
+            _note_user(worker, sys._getframe(1))
+        return super().cursor(named_cursor)  # type: ignore[misc]
+
+    def connection(self) -> Any:
+        guard("db.connection()", "await db.run(function), where the function uses db.connection()")
+        worker = here.worker
+        if worker is not None and worker.database is self:
+            _note_user(worker, sys._getframe(1))
+        return super().connection()  # type: ignore[misc]
+
+    def execute(self, query: Any, **options: Any) -> Any:
+        worker = here.worker
+        if worker is None or worker.database is not self or isinstance(query, peewee.RawQuery):
+            return super().execute(query, **options)  # type: ignore[misc]
+        worker.is_generating = True
+        try:
+            return super().execute(query, **options)  # type: ignore[misc]
+        finally:
+            worker.is_generating = False
+
+    def execute_streaming(self, query: Any, request: StreamRequest) -> Any:
+        """Execute a query with a streaming cursor, which is also left in the request."""
+        sql, parameters = self.get_sql_context().sql(query).query()
+        worker = here.worker
+        assert worker is not None
+        worker.is_generating = not isinstance(query, peewee.RawQuery)
+        try:
+            return self._execute_cursor(sql, parameters, named_cursor=request)
+        finally:
+            worker.is_generating = False
+
+    def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any:
+        worker = here.worker
+        if worker is None or worker.database is not self:
+            return super()._execute_cursor(sql, params, **options)  # type: ignore[misc]
+        if sql.startswith("ROLLBACK"):
+            return self._roll_back(worker, partial(super()._execute_cursor, sql, params))  # type: ignore[misc]
+        is_savepoint = sql.startswith(("SAVEPOINT", "RELEASE"))
+        statement = self.statements.find(sql, worker.is_generating or is_savepoint)
+        self._begin_statement(worker, statement)
+        try:
+            return worker.ask(statement, super()._execute_cursor, sql, params, **options)  # type: ignore[misc]
+        except peewee.PeeweeException as error:
+            if _is_lost(worker, error):
+                raise _explain_loss(error, worker, "a statement") from error
+            # It may have taken the transaction with it, and the function that runs go on.
+            worker.driver.note_job_end()
+            raise
+
+    def _begin_statement(self, worker: Worker, statement: Statement) -> None:
+        """Refuse a statement of a job that was cancelled or whose transaction is dead."""
+        worker.check_interrupted()
+        worker.driver.begin_statement()
+        if statement.leaves_traces:
+            worker.driver.is_dirty = True
+        if statement.may_write and worker.held_gate is None:
+            self.family.enter_gate(worker)
+
+    def _classify(self, sql: str, is_generated: bool) -> Statement:
+        driver = current_driver(self)
+        assert driver is not None
+        return Statement(
+            driver.leaves_traces(sql, is_generated), self.family.may_write(sql), driver.expected_seconds
+        )
+
+    def begin(self, *args: Any, **kwargs: Any) -> Any:
+        worker = here.worker
+        if worker is not None and worker.database is self and self.family.begin_writes(*args, **kwargs):
+            self.family.enter_gate(worker)
+        return self._control("BEGIN", super().begin, *args, **kwargs)  # type: ignore[misc]
+
+    def commit(self) -> None:
+        worker = here.worker
+        if worker is None or worker.database is not self:
+            super().commit()  # type: ignore[misc]
+            return
+        with worker.uninterrupted():
+            try:
+                self._control("COMMIT", super().commit)  # type: ignore[misc]
+            except peewee.PeeweeException as error:
+                if _is_lost(worker, error):
+                    raise _explain_loss(error, worker, "COMMIT") from error
+                raise
+
+    def rollback(self) -> None:
+        worker = here.worker
+        if worker is None or worker.database is not self:
+            super().rollback()  # type: ignore[misc]
+        else:
+            self._roll_back(worker, super().rollback)  # type: ignore[misc]
+
+    def _roll_back(self, worker: Worker, roll_back: Callable[[], Any]) -> Any:
+        # Of a lost connection the database rolls back by itself; an error about it would
+        # take the place of the user's own.
+        try:
+            with worker.uninterrupted():
+                return self._control("ROLLBACK", roll_back)
+        except peewee.PeeweeException as error:
+            if not _is_lost(worker, error):
+                raise
+        return None
+
+    def _control(self, sql: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run what begins or ends a transaction."""
+        worker = here.worker
+        if worker is None or worker.database is not self:
+            return function(*args, **kwargs)
+        return worker.ask(self.statements.find(sql, True), function, *args, **kwargs)
+
+
+def _note_user(worker: Worker, frame: FrameType) -> None:
+    # What user code does to a raw connection nobody knows; Peewee's own is no news.
+    if not is_peewee(frame):
+        worker.driver.is_dirty = True
+
+
+def _is_lost(worker: Worker, error: peewee.PeeweeException) -> bool:
+    driver: Any = worker.driver
+    driver.note_error(error)
+    return not driver.state["closed"] and driver.is_lost()
+
+
+def _explain_loss(error: Exception, worker: Worker, what: str) -> peewee.OperationalError:
+    """Say what a lost connection means for the statement: the driver does not."""
+    if what == "COMMIT":
+        meaning = "whether the transaction was committed is unknown"
+    elif worker.driver.state["transactions"]:
+        meaning = "the database rolls the transaction back, and nothing of it is committed"
+    else:
+        meaning = "whether it took effect is unknown, and it is not sent again"
+    return peewee.OperationalError(f"the connection was lost during {what}: {meaning} ({error})")
+
+
+def _defer(function: Callable[[], Any]) -> None:
+    """Send an after_commit function back to the loop's thread, with the outcome of the job."""
+    worker = here.worker
+    assert worker is not None
+    worker.defer(function)

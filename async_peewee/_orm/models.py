@@ -1,0 +1,186 @@
+"""AsyncModel: its metaclass and its metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import peewee
+
+from .._bridge.dual import install_dual, pend_method, refuse_bind_ctx
+from .._bridge.places import guard
+from .queries import adopt
+from .relations import AsyncBackrefAccessor, AsyncForeignKeyAccessor, AsyncManyToManyAccessor
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from .._typing.models import TypedAlias, TypedModel
+else:
+    TypedModel = peewee.Model
+
+
+T = TypeVar("T")
+
+
+MODEL_METHODS = (
+    "create bulk_create bulk_update get get_or_none get_by_id set_by_id delete_by_id get_or_create "
+    "table_exists create_table drop_table truncate_table save delete_instance"
+).split()
+
+
+# Methods of playhouse's FTSModel and FTS5Model that run SQL.
+SEARCH_METHODS = (
+    "optimize rebuild integrity_check merge automerge set_pgsz set_rank delete_all delete_command"
+).split()
+
+
+# The builders of queries, with their kind: delete is an attribute of the class only.
+QUERY_BUILDERS = "select update insert insert_many insert_from raw noop".split()
+
+
+def _table(metadata: Any) -> Any:
+    # Asked for several times for each query, so it is adopted only when it is made.
+    made = metadata._table
+    return made if made is not None else adopt(peewee.Metadata.table.__get__(metadata))
+
+
+class AsyncMetadata(peewee.Metadata):
+    """Metadata that gives the model's fields the asynchronous accessors, the fields that come late too."""
+
+    table = vars(peewee.Metadata)["table"].getter(_table)
+
+    def add_field(self, field_name: str, field: Any, set_attribute: bool = True) -> None:
+        # On the field, not on its class: plain models use the same classes.
+        if isinstance(field, peewee.ForeignKeyField):
+            if field.accessor_class is peewee.ForeignKeyAccessor:
+                field.accessor_class = AsyncForeignKeyAccessor
+            if field.backref_accessor_class is peewee.BackrefAccessor:
+                field.backref_accessor_class = AsyncBackrefAccessor
+        elif isinstance(field, peewee.ManyToManyField):
+            field.accessor_class = AsyncManyToManyAccessor
+            field._create_through_model = partial(  # type: ignore[attr-defined]
+                _make_through_model, field
+            )
+        super().add_field(field_name, field, set_attribute)
+
+
+def _make_through_model(field: Any) -> Any:
+    """Return Peewee's table between two models, as an asynchronous model."""
+    first, second = field.get_models()
+    options = {"on_delete": field._on_delete, "on_update": field._on_update}
+    meta = {
+        "database": field.model._meta.database,
+        "schema": field.model._meta.schema,
+        "table_name": f"{first._meta.table_name}_{second._meta.table_name}_through",
+        "indexes": (((first._meta.name, second._meta.name), True),),
+    }
+    attributes = {
+        first._meta.name: peewee.ForeignKeyField(first, **options),
+        second._meta.name: peewee.ForeignKeyField(second, **options),
+        "Meta": type("Meta", (), meta),
+    }
+    return AsyncModelBase(f"{first.__name__}{second.__name__}Through", (AsyncModel,), attributes)
+
+
+class AsyncModelBase(peewee.ModelBase):
+    """Make the blocking methods of every model class dual, the user's overrides included."""
+
+    def __new__(cls, name: str, bases: Any, attrs: dict[str, Any], **kwargs: Any) -> Any:
+        meta: Any = attrs.get("Meta")
+        metadata = getattr(meta, "model_metadata_class", None)
+        if metadata is not None and not issubclass(metadata, AsyncMetadata):
+            meta.model_metadata_class = type(f"Async{metadata.__name__}", (AsyncMetadata, metadata), {})
+        model = super().__new__(cls, name, bases, attrs, **kwargs)
+        install_dual(model, MODEL_METHODS, pend_method)
+        install_dual(model, SEARCH_METHODS, pend_method)
+        return model
+
+    # What a class does without a call by name. Peewee's __getitem__ would call get_by_id
+    # from Peewee's own code, which the dual wrapper refuses.
+
+    def __getitem__(cls: type[T], key: Any) -> T:
+        return cls.get_by_id(key)  # type: ignore[attr-defined, no-any-return]
+
+    def __iter__(cls) -> Iterator[Any]:
+        guard(f"for x in {cls.__name__}", f"async for x in {cls.__name__}.select()")
+        return iter(super().__iter__())
+
+    def __len__(cls) -> int:
+        guard(f"len({cls.__name__})", f"await {cls.__name__}.select().count()")
+        return super().__len__()
+
+    def __contains__(cls, key: Any) -> bool:
+        guard(f"x in {cls.__name__}", f"await {cls.__name__}.get_or_none(...) is not None")
+        return super().__contains__(key)
+
+    def __setitem__(cls, key: Any, value: Any) -> None:
+        guard(f"{cls.__name__}[key] = ...", f"await {cls.__name__}.set_by_id(key, ...)")
+        super().__setitem__(key, value)
+
+    def __delitem__(cls, key: Any) -> None:
+        guard(f"del {cls.__name__}[key]", f"await {cls.__name__}.delete_by_id(key)")
+        super().__delitem__(key)
+
+
+class AsyncModelAlias(peewee.ModelAlias):
+    """An alias of a model whose queries can be awaited."""
+
+    def select(self, *selection: Any) -> Any:
+        return adopt(super().select(*selection))
+
+
+class AsyncModel(TypedModel, metaclass=AsyncModelBase):
+    """A Peewee model whose blocking methods are awaited on an event loop.
+
+        User.create(name="Huey")   ->   await User.create(name="Huey")
+        user.save()                ->   await user.save()
+
+    Each call runs Peewee's own method on a worker thread, in one hop, inside the task's
+    transaction if there is one. On a worker and on a thread without an event loop the
+    same names are Peewee's own methods. Results and errors are Peewee's. Cancelling the task
+    interrupts the statement on the server; a call still in the queue never runs.
+    """
+
+    if not TYPE_CHECKING:  # to a checker, the Meta of every model would override this one
+
+        class Meta:
+            model_metadata_class = AsyncMetadata
+
+    @classmethod
+    def alias(cls, alias: str | None = None) -> TypedAlias[Self]:
+        return AsyncModelAlias(cls, alias)  # type: ignore[return-value]
+
+    @classmethod
+    def bind_ctx(cls, database: Any, bind_refs: bool = True, bind_backrefs: bool = True) -> Any:
+        refuse_bind_ctx()
+        return super().bind_ctx(database, bind_refs, bind_backrefs)
+
+    def __sql__(self, ctx: Any) -> Any:
+        # Peewee's own reads the primary key by its name, which is a query where the
+        # primary key is a foreign key: hidden, and in the middle of building SQL.
+        key = self._meta.primary_key
+        if not isinstance(key, peewee.ForeignKeyField):
+            return super().__sql__(ctx)
+        return ctx.sql(peewee.Value(getattr(self, key.safe_name), converter=key.db_value))
+
+
+def _adopting(name: str) -> Any:
+    def build(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        return adopt(getattr(super(AsyncModel, cls), name)(*args, **kwargs))
+
+    build.__name__ = name
+    build.__doc__ = getattr(peewee.Model, name).__doc__
+    return classmethod(build)
+
+
+def _delete(cls: Any) -> Any:
+    return adopt(peewee.Model.__dict__["delete"].__get__(None, cls)())
+
+
+for _name in QUERY_BUILDERS:
+    setattr(AsyncModel, _name, _adopting(_name))
+
+
+AsyncModel.delete = peewee.classmethod_only(_delete)

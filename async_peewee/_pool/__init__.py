@@ -1,0 +1,1 @@
+"""Threads that run jobs; they know callables, not Peewee."""

@@ -1,0 +1,75 @@
+"""Pools: the worker pools of one database, one for each event loop that uses it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import peewee
+
+from .._eventloops import event_loop, running_key
+from .._settings import PoolSettings
+from .driver import Driver
+from .pool import PoolStats, WorkerPool
+
+
+class Pools:
+    """Find, open and forget the pool of the event loop that runs in this thread."""
+
+    def __init__(self, settings: PoolSettings, make_driver: Callable[[], Driver]) -> None:
+        self.name = "a database"
+        self.settings = settings
+        # Whether the first use opens a pool, as Peewee's autoconnect says.
+        self.opens_itself = True
+        self._make_driver = make_driver
+        # Protects _pools: two threads may each run a loop on this database.
+        self._lock = threading.Lock()
+        self._pools: dict[Any, WorkerPool] = {}
+
+    def forget(self) -> Any:
+        """After a fork, in the child: begin anew, and return what must not be let go of."""
+        inherited = self._pools
+        self._lock = threading.Lock()
+        self._pools = {}
+        return inherited
+
+    def find_pool(self) -> WorkerPool | None:
+        """Return this loop's pool, None if it was never opened."""
+        return self._pools.get(running_key())
+
+    def pool(self) -> WorkerPool:
+        """Return this loop's pool; the first use opens it."""
+        pool = self._pools.get(running_key())
+        if pool is not None:
+            return pool
+        if not self.opens_itself:
+            raise peewee.InterfaceError("Error, database connection not opened.")
+        return self.open_pool()
+
+    def open_pool(self) -> WorkerPool:
+        """Make a new pool for this loop, in the place of one that is closed."""
+        key = running_key()
+        pool = WorkerPool(self.name, self.settings, event_loop(key), self._make_driver)
+        with self._lock:
+            for other, old in list(self._pools.items()):
+                if old.loop.is_closed():
+                    del self._pools[other]
+            self._pools[key] = pool
+        return pool
+
+    def forget_pool(self) -> None:
+        """Let the next use open a new pool in the place of this loop's closed one."""
+        key = running_key()
+        with self._lock:
+            if key in self._pools and self._pools[key].is_closed:
+                del self._pools[key]
+
+    def is_open(self) -> bool:
+        """Return True if a pool of this database is open, here or on another loop."""
+        return any(not pool.is_closed and not pool.loop.is_closed() for pool in list(self._pools.values()))
+
+    def stats(self) -> PoolStats:
+        """Return the figures of this loop's pool; without one, all are 0 but the size."""
+        pool = self.find_pool()
+        return PoolStats(pool_size=self.settings.pool_size) if pool is None else pool.stats()

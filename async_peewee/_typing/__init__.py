@@ -1,0 +1,1 @@
+"""What type checkers are told; nothing here exists when the program runs."""
