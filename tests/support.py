@@ -126,11 +126,11 @@ class Maker:
         self.kind = kind
         self.path = tmp_path / "test.db"
         self.server: Server | MySQLServer | None = None
-        self.family = ALL[kind].family
+        self.backend = ALL[kind].family
         pytest.importorskip(ALL[kind].module)
-        if self.family == "mysql":
+        if self.backend == "mysql":
             self.server = request.getfixturevalue("mysql_server")
-        elif self.family == "postgresql":
+        elif self.backend == "postgresql":
             self.server = request.getfixturevalue("server")
 
     def __call__(self, **settings: Any) -> Any:

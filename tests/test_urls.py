@@ -25,7 +25,7 @@ async def test_settings_of_the_pool_stand_in_the_query_string(tmp_path: Path) ->
     assert database._timeout == 7
     async with database:
         assert (await database.execute_sql("SELECT 1")).fetchone() == (1,)
-    assert connect("sqlite:///:memory:").family.is_memory
+    assert connect("sqlite:///:memory:").backend.is_memory
 
 
 @pytest.mark.parametrize(

@@ -7,22 +7,22 @@ from typing import Any
 import peewee
 
 from .._errors import ConfigurationError
-from .base import DriverClass, Family
-from .mysql import MariaDBConnectorDriver, MySQLConnectorDriver, MySQLConnectorFamily, MySQLDriver
-from .postgresql import CockroachPsycopg2Driver, PostgresqlFamily, Psycopg2Driver, Psycopg3Driver
-from .sqlite import APSWDriver, CySqliteDriver, SqliteDriver, SqliteFamily
+from .base import Backend, DriverClass
+from .mysql import MariaDBConnectorDriver, MySQLConnectorBackend, MySQLConnectorDriver, MySQLDriver
+from .postgresql import CockroachPsycopg2Driver, PostgresqlBackend, Psycopg2Driver, Psycopg3Driver
+from .sqlite import APSWDriver, CySqliteDriver, SqliteBackend, SqliteDriver
 
 # By name, so that no driver is imported that the program does not use. The first class of a
 # database's bases that is here decides.
-FAMILIES: dict[str, tuple[type[Family], tuple[DriverClass, ...]]] = {
-    "playhouse.apsw_ext.APSWDatabase": (SqliteFamily, (APSWDriver,)),
-    "playhouse.cysqlite_ext.CySqliteDatabase": (SqliteFamily, (CySqliteDriver,)),
-    "peewee.SqliteDatabase": (SqliteFamily, (SqliteDriver,)),
-    "playhouse.cockroachdb.CockroachDatabase": (PostgresqlFamily, (CockroachPsycopg2Driver, Psycopg3Driver)),
-    "peewee.PostgresqlDatabase": (PostgresqlFamily, (Psycopg2Driver, Psycopg3Driver)),
-    "playhouse.mysql_ext.MySQLConnectorDatabase": (MySQLConnectorFamily, (MySQLConnectorDriver,)),
-    "playhouse.mysql_ext.MariaDBConnectorDatabase": (Family, (MariaDBConnectorDriver,)),
-    "peewee.MySQLDatabase": (Family, (MySQLDriver,)),
+BACKENDS: dict[str, tuple[type[Backend], tuple[DriverClass, ...]]] = {
+    "playhouse.apsw_ext.APSWDatabase": (SqliteBackend, (APSWDriver,)),
+    "playhouse.cysqlite_ext.CySqliteDatabase": (SqliteBackend, (CySqliteDriver,)),
+    "peewee.SqliteDatabase": (SqliteBackend, (SqliteDriver,)),
+    "playhouse.cockroachdb.CockroachDatabase": (PostgresqlBackend, (CockroachPsycopg2Driver, Psycopg3Driver)),
+    "peewee.PostgresqlDatabase": (PostgresqlBackend, (Psycopg2Driver, Psycopg3Driver)),
+    "playhouse.mysql_ext.MySQLConnectorDatabase": (MySQLConnectorBackend, (MySQLConnectorDriver,)),
+    "playhouse.mysql_ext.MariaDBConnectorDatabase": (Backend, (MariaDBConnectorDriver,)),
+    "peewee.MySQLDatabase": (Backend, (MySQLDriver,)),
 }
 
 
@@ -57,20 +57,20 @@ def check_class(cls: type, mixin: type) -> None:
         )
 
 
-def family_of(database: Any) -> Family:
-    """Return the family of a database object, by Peewee's class among its bases."""
+def backend_of(database: Any) -> Backend:
+    """Return the backend of a database object, by Peewee's class among its bases."""
     found = _find(type(database))
     if found is None:
         raise ConfigurationError(
             f"{type(database).__name__} has no Peewee database class among its bases; write: "
             "class MyDatabase(AsyncDatabase, SqliteDatabase)"
         )
-    family, drivers = found
-    return family(database, drivers)
+    backend, drivers = found
+    return backend(database, drivers)
 
 
-def _find(cls: type) -> tuple[type[Family], tuple[DriverClass, ...]] | None:
-    return next((FAMILIES[_name(base)] for base in cls.__mro__ if _name(base) in FAMILIES), None)
+def _find(cls: type) -> tuple[type[Backend], tuple[DriverClass, ...]] | None:
+    return next((BACKENDS[_name(base)] for base in cls.__mro__ if _name(base) in BACKENDS), None)
 
 
 def _name(cls: type) -> str:

@@ -286,7 +286,7 @@ class ConnectionDriver:
 DriverClass = type[ConnectionDriver]
 
 
-class Family:
+class Backend:
     """What a database of one kind needs; by itself, of one that needs nothing more."""
 
     def __init__(self, database: Any, drivers: tuple[DriverClass, ...]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import peewee
 
 from .._pool.driver import close_quietly
-from .base import Family
+from .base import Backend
 from .sockets import SIDE_CONNECT_TIMEOUT, SocketDriver
 
 # The server's word for "in a transaction", in the status that comes with every answer.
@@ -191,7 +191,7 @@ class MariaDBConnectorDriver(BufferingDriver):
         return self._has_gone or bool(self.connection._closed)
 
 
-class MySQLConnectorFamily(Family):
+class MySQLConnectorBackend(Backend):
     """MySQL Connector, in pure Python unless the user says otherwise."""
 
     def prepare(self) -> None:

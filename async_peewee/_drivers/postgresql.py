@@ -9,7 +9,7 @@ from typing import Any
 
 import peewee
 
-from .base import ConnectionDriver, Family
+from .base import Backend, ConnectionDriver
 from .sockets import SIDE_CONNECT_TIMEOUT, SocketDriver, cut_after
 from .urls import check_url
 
@@ -109,7 +109,7 @@ class CockroachPsycopg2Driver(Psycopg2Driver):
         self.connection.cancel()
 
 
-class PostgresqlFamily(Family):
+class PostgresqlBackend(Backend):
     """PostgreSQL through psycopg2 or psycopg, whichever Peewee's adapter is for."""
 
     def check_target(self, target: Any) -> Any:

@@ -15,7 +15,7 @@ from .._errors import PoolTimeout, driver_errors
 from .._pool.worker import Worker
 from .._pool.write_lock import gate_for
 from .._settings import PoolSettings
-from .base import ConnectionDriver, Family
+from .base import Backend, ConnectionDriver
 
 # What changes an SQLite session; its functions cannot.
 SQLITE_TRACES = re.compile(
@@ -77,7 +77,7 @@ class SqliteDriver(ConnectionDriver):
         return bool(SQLITE_TRACES.search(sql))
 
     def reset_session(self) -> None:
-        if not self.database.family.is_memory:  # its data would go with the connection
+        if not self.database.backend.is_memory:  # its data would go with the connection
             super().reset_session()
 
     def stop_statement(self) -> None:
@@ -134,7 +134,7 @@ class CySqliteDriver(SqliteDriver):
         return bool(self.connection.is_closed())
 
 
-class SqliteFamily(Family):
+class SqliteBackend(Backend):
     """SQLite: one writer at a time in a file, and a `:memory:` that is one connection."""
 
     is_memory = False

@@ -19,8 +19,8 @@ from .._bridge.dual import WRITES, install_dual, refuse_bind_ctx, refuse_peewee
 from .._bridge.fork import forget_connection
 from .._bridge.places import current_driver, guard, on_loop_thread, sync_allowed
 from .._bridge.results import sealed
-from .._drivers.backends import check_class, family_of
-from .._drivers.base import Family
+from .._drivers.backends import backend_of, check_class
+from .._drivers.base import Backend
 from .._drivers.connecting import bound_attempts, connect_once
 from .._drivers.statement_profiles import Statements
 from .._errors import ConfigurationError
@@ -92,8 +92,8 @@ class AsyncDatabase(Blocks, TypedDatabase):
         settings = PoolSettings.resolve(**{name: kwargs.pop(name, None) for name in SETTINGS})
         if kwargs.get("thread_safe") is False:
             raise ConfigurationError("thread_safe=False is not valid: each worker is a thread")
-        self.family: Family = family_of(self)
-        self.contexts: ConnectionContexts = ConnectionContexts(settings, self.family.make_driver)
+        self.backend: Backend = backend_of(self)
+        self.contexts: ConnectionContexts = ConnectionContexts(settings, self.backend.make_driver)
         # Changes with each init(): a connection of an earlier one is replaced.
         self.generation: object = object()
         # Changes with each function and the like that is registered on an SQLite database.
@@ -108,9 +108,9 @@ class AsyncDatabase(Blocks, TypedDatabase):
         """Set or change what the database connects to; Peewee's own, while the pool is closed."""
         if self.contexts.is_open():
             raise peewee.InterfaceError("init() while the pool is open; write first: await db.close()")
-        target = self.family.check_target(database)
+        target = self.backend.check_target(database)
         super().init(target, *args, **bound_attempts(self, target, kwargs))
-        self.family.prepare()
+        self.backend.prepare()
         self.generation = object()
         self.statements: Statements = Statements(self._classify)
         self.contexts.name = self._display_name()
@@ -273,7 +273,7 @@ def _pend_database(
 ) -> PendingCall[Any]:
     function = sealed(native, database, *args, **kwargs)
     writes = name in WRITES or (
-        name == "execute_sql" and database.family.may_write(args[0] if args else kwargs["sql"])
+        name == "execute_sql" and database.backend.may_write(args[0] if args else kwargs["sql"])
     )
     return call_on_worker(f"db.{name}", database.contexts, function, writes=writes)
 

@@ -14,7 +14,7 @@ import peewee
 from .._bridge.connections import ConnectionContexts
 from .._bridge.dual import is_peewee
 from .._bridge.places import current_driver, guard, on_loop_thread
-from .._drivers.base import Family
+from .._drivers.base import Backend
 from .._drivers.statement_profiles import Statement, Statements
 from .._pool.driver import StreamRequest
 from .._pool.worker import Worker, here
@@ -31,7 +31,7 @@ class TaskState:
 
     contexts: ConnectionContexts
     statements: Statements
-    family: Family
+    backend: Backend
     get_sql_context: Any
     _state: Any
 
@@ -157,19 +157,19 @@ class TaskState:
         if statement.leaves_traces:
             worker.driver.is_dirty = True
         if statement.may_write and worker.held_gate is None:
-            self.family.enter_gate(worker)
+            self.backend.enter_gate(worker)
 
     def _classify(self, sql: str, is_generated: bool) -> Statement:
         driver = current_driver(self)
         assert driver is not None
         return Statement(
-            driver.leaves_traces(sql, is_generated), self.family.may_write(sql), driver.expected_seconds
+            driver.leaves_traces(sql, is_generated), self.backend.may_write(sql), driver.expected_seconds
         )
 
     def begin(self, *args: Any, **kwargs: Any) -> Any:
         worker = here.worker
-        if worker is not None and worker.database is self and self.family.begin_writes(*args, **kwargs):
-            self.family.enter_gate(worker)
+        if worker is not None and worker.database is self and self.backend.begin_writes(*args, **kwargs):
+            self.backend.enter_gate(worker)
         return self._control("BEGIN", super().begin, *args, **kwargs)  # type: ignore[misc]
 
     def commit(self) -> None:

@@ -216,7 +216,7 @@ class AsyncAtomic(Block, peewee._atomic):
 
     def writes(self) -> bool:
         args, kwargs = self._transaction_args
-        return bool(self.db.family.begin_writes(*args, **kwargs))
+        return bool(self.db.backend.begin_writes(*args, **kwargs))
 
 
 class AsyncTransaction(Block, peewee._transaction):
@@ -231,7 +231,7 @@ class AsyncTransaction(Block, peewee._transaction):
 
     def writes(self) -> bool:
         args, kwargs = self._begin_args
-        return bool(self.db.family.begin_writes(*args, **kwargs))
+        return bool(self.db.backend.begin_writes(*args, **kwargs))
 
 
 class AsyncSavepoint(Block, peewee._savepoint):

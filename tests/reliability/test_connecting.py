@@ -84,7 +84,7 @@ async def test_a_connection_that_is_lost_as_soon_as_it_is_open_is_replaced(
     """Nothing was sent over it yet: the call does not hear of it."""
     server: Any = make_database.server
     database = make_database(pool_size=1)
-    driver_class = type(database.family.make_driver())
+    driver_class = type(database.backend.make_driver())
     connected, killed = driver_class.connected, []
 
     def kill_the_first(driver: Any) -> None:
@@ -150,7 +150,7 @@ async def test_a_statement_whose_connection_was_cut_ends_on_the_server(
     if int(server.query("SHOW server_version_num")[0][0]) < 140000:
         return  # it cannot notice
     monkeypatch.setattr(worker, "GRACE", 0.1)
-    driver_class = type(models.database.family.make_driver())
+    driver_class = type(models.database.backend.make_driver())
     monkeypatch.setattr(driver_class, "stop_statement", lambda driver: None)
     await models.database.execute_sql("SET a.b = '1'")  # so that the session has been reset once
     sql = "INSERT INTO users (name, age) SELECT 'late', 0 FROM pg_sleep(30)"

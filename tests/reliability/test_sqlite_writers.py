@@ -109,8 +109,8 @@ async def test_explicit_pragmas_and_lock_types_win(tmp_path: Path) -> None:
     async with AsyncSqliteDatabase(tmp_path / "own.db", pragmas=pragmas, lock_type="EXCLUSIVE") as database:
         assert await database.pragma("journal_mode") == "delete"
         assert await database.pragma("synchronous") == 2
-        assert database.family.begin_writes()
-        assert not database.family.begin_writes("DEFERRED")
+        assert database.backend.begin_writes()
+        assert not database.backend.begin_writes("DEFERRED")
 
 
 async def test_a_file_opened_for_reading_only_is_left_as_it_is(tmp_path: Path) -> None:
