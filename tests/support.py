@@ -126,11 +126,11 @@ class Maker:
         self.kind = kind
         self.path = tmp_path / "test.db"
         self.server: Server | MySQLServer | None = None
-        self.backend = ALL[kind].family
+        self.family = ALL[kind].family
         pytest.importorskip(ALL[kind].module)
-        if self.backend == "mysql":
+        if self.family == "mysql":
             self.server = request.getfixturevalue("mysql_server")
-        elif self.backend == "postgresql":
+        elif self.family == "postgresql":
             self.server = request.getfixturevalue("server")
 
     def __call__(self, **settings: Any) -> Any:
