@@ -11,7 +11,7 @@ from playhouse.postgres_ext import FetchManyCursor
 
 from ._errors import driver_errors
 from ._orm.database import AsyncPostgresqlDatabase
-from ._pool.driver import close_quietly
+from ._pool.connection import close_quietly
 from ._pool.worker import current_worker
 
 if TYPE_CHECKING:  # playhouse has no types; this is its class, as far as it is used here

@@ -14,7 +14,7 @@ from async_peewee._settings import PoolSettings
 from tests.support import wait_until
 
 
-class FakeDriver:
+class FakeConnection:
     """Note what a worker asks of its connection; an interrupt ends `blocked` calls."""
 
     worth_passing = 0.0001
@@ -59,14 +59,14 @@ class FakePool:
     """A pool of workers with fake drivers, on the running loop."""
 
     def __init__(self, **settings: Any) -> None:
-        self.drivers: list[FakeDriver] = []
+        self.connections: list[FakeConnection] = []
         self.pool = WorkerPool(
-            "fake", PoolSettings.resolve(**settings), event_loop(running_key()), self._make_driver
+            "fake", PoolSettings.resolve(**settings), event_loop(running_key()), self._make_connection
         )
 
-    def _make_driver(self) -> FakeDriver:
-        self.drivers.append(FakeDriver())
-        return self.drivers[-1]
+    def _make_connection(self) -> FakeConnection:
+        self.connections.append(FakeConnection())
+        return self.connections[-1]
 
     async def run(self, function: Callable[[], Any], label: str = "call", **options: Any) -> Any:
         """Run one job to its end and return its outcome."""
@@ -111,4 +111,4 @@ def until_interrupted() -> None:
     """Run like a slow statement: it ends when the connection of its worker is interrupted."""
     worker = current_worker()
     assert worker is not None
-    assert worker.driver.interrupts.acquire(timeout=10)  # type: ignore[attr-defined]
+    assert worker.connection.interrupts.acquire(timeout=10)  # type: ignore[attr-defined]

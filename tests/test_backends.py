@@ -18,18 +18,18 @@ from tests.kinds import ALL, IMPORTABLE, class_of
 from tests.support import Maker, Models
 
 DRIVERS = {
-    "sqlite": "SqliteDriver",
-    "apsw": "APSWDriver",
-    "cysqlite": "CySqliteDriver",
-    "sqlcipher": "SqliteDriver",
-    "psycopg2": "Psycopg2Driver",
-    "psycopg3": "Psycopg3Driver",
-    "cockroach2": "CockroachPsycopg2Driver",
-    "cockroach3": "Psycopg3Driver",
-    "pymysql": "MySQLDriver",
-    "mysqlclient": "MySQLDriver",
-    "mysqlconnector": "MySQLConnectorDriver",
-    "mariadbconnector": "MariaDBConnectorDriver",
+    "sqlite": "SqliteConnection",
+    "apsw": "APSWConnection",
+    "cysqlite": "CySqliteConnection",
+    "sqlcipher": "SqliteConnection",
+    "psycopg2": "Psycopg2Connection",
+    "psycopg3": "Psycopg3Connection",
+    "cockroach2": "CockroachPsycopg2Connection",
+    "cockroach3": "Psycopg3Connection",
+    "pymysql": "MySQLConnection",
+    "mysqlclient": "MySQLConnection",
+    "mysqlconnector": "MySQLConnectorConnection",
+    "mariadbconnector": "MariaDBConnectorConnection",
 }
 
 
@@ -47,7 +47,7 @@ def test_a_class_of_the_users_own_gets_the_right_driver(kind: str) -> None:
 
     options = {key: value for key, value in ALL[kind].options.items() if key == "prefer_psycopg3"}
     for database_class in (Mine, type("Sub", (Mine,), {})):
-        assert type(database_class("name", **options).backend.make_driver()).__name__ == DRIVERS[kind]
+        assert type(database_class("name", **options).backend.make_connection()).__name__ == DRIVERS[kind]
 
 
 @pytest.mark.parametrize("kind", IMPORTABLE)
@@ -55,7 +55,7 @@ def test_workers_overlap_where_the_database_works_elsewhere(kind: str) -> None:
     """SQLite works in the process itself, and nobody waits for it."""
     options = {key: value for key, value in ALL[kind].options.items() if key == "prefer_psycopg3"}
     database = class_of(kind)("name", **options)
-    assert database.backend.make_driver().may_overlap is not isinstance(database, peewee.SqliteDatabase)
+    assert database.backend.make_connection().may_overlap is not isinstance(database, peewee.SqliteDatabase)
 
 
 class Plain(AsyncDatabase, peewee.SqliteDatabase):
@@ -88,7 +88,7 @@ def test_a_subclass_of_playhouse_gets_its_familys_driver() -> None:
     class Extended(AsyncDatabase, PostgresqlExtDatabase):
         pass
 
-    assert type(Extended("name").backend.make_driver()).__name__ == "Psycopg2Driver"
+    assert type(Extended("name").backend.make_connection()).__name__ == "Psycopg2Connection"
 
 
 def define(*bases: type) -> Any:
@@ -116,7 +116,7 @@ def test_a_mixin_without_a_database_class_says_so_when_it_is_used() -> None:
     mixin = define(AsyncDatabase)
     with pytest.raises(ConfigurationError, match="no Peewee database class"):
         mixin("name")
-    assert define(mixin, peewee.SqliteDatabase)("name").backend.make_driver() is not None
+    assert define(mixin, peewee.SqliteDatabase)("name").backend.make_connection() is not None
 
 
 def test_a_class_whose_driver_is_missing_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ async def test_idle_workers_retire_down_to_the_minimum(monkeypatch: pytest.Monke
         for blocker in await all_running(fake, 4):
             blocker.end.set()
         await wait_until(lambda: fake.pool.stats().workers == 1)
-        assert sum("close" in driver.calls for driver in fake.drivers) == 3
+        assert sum("close" in driver.calls for driver in fake.connections) == 3
         assert await fake.run(lambda: 42) == 42
 
 
@@ -107,13 +107,13 @@ async def test_a_pool_that_closes_hires_nobody() -> None:
         second.end.set()
         with anyio.fail_after(5):
             await fake.pool.close(10)
-    assert len(fake.drivers) == 2
+    assert len(fake.connections) == 2
 
 
 async def test_a_cancelled_close_interrupts_and_still_leaves_nothing() -> None:
     fake = FakePool(pool_size=1)
     await fake.run(lambda: None)
-    driver = fake.drivers[0]
+    driver = fake.connections[0]
 
     async def call() -> None:
         await fake.run(lambda: driver.interrupts.acquire(timeout=10))
@@ -150,7 +150,7 @@ async def test_a_block_may_end_while_the_pool_closes() -> None:
         with pytest.raises(PoolClosed):
             await fake.run(lambda: 42)
         await fake.run(lambda: None, worker=worker, unpin=True)
-    assert fake.drivers[0].calls[-2:] == ["settle", "close"]
+    assert fake.connections[0].calls[-2:] == ["settle", "close"]
     assert worker_threads() == []
     with pytest.raises(PoolClosed):
         await fake.run(lambda: 42, worker=worker)
@@ -165,7 +165,7 @@ async def test_close_withstands_task_cancel(anyio_backend: Any) -> None:
     await wait_until(lambda: fake.pool.is_closed)
     for _ in range(2):
         closing.cancel()
-        await wait_until(lambda: "interrupt" in fake.drivers[0].calls)
+        await wait_until(lambda: "interrupt" in fake.connections[0].calls)
         assert not closing.done()
     blocker.end.set()
     with anyio.fail_after(5), pytest.raises(asyncio.CancelledError):
@@ -209,7 +209,7 @@ def test_a_loop_that_ends_without_close_takes_its_workers_along(
     while worker_threads() and time.monotonic() < end:
         time.sleep(0.01)
     assert worker_threads() == []
-    assert [driver.calls[-1] for driver in fakes[0].drivers] == ["close", "close"]
+    assert [driver.calls[-1] for driver in fakes[0].connections] == ["close", "close"]
     # A writer that waited at the gate for them passes it on: other loops wait there too.
     assert not fakes[0].pool._admit(Job(lambda: None, "writer"))
 
@@ -226,5 +226,5 @@ def test_a_run_that_ends_interrupts_what_still_runs(backend: str) -> None:
 
     anyio.run(main, backend=backend)
     assert worker_threads() == []
-    assert "interrupt" in fakes[0].drivers[0].calls
-    assert fakes[0].drivers[0].calls[-1] == "close"
+    assert "interrupt" in fakes[0].connections[0].calls
+    assert fakes[0].connections[0].calls[-1] == "close"

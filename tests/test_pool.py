@@ -87,7 +87,7 @@ async def test_a_pinned_worker_serves_its_own_jobs_only() -> None:
             group.start_soon(fake.run, lambda: order.append("other"))
             await wait_until(lambda: fake.pool.stats().waiting == 1)
             await fake.run(lambda: order.append("own"), worker=worker)
-            assert fake.drivers[0].calls.count("settle") == 0
+            assert fake.connections[0].calls.count("settle") == 0
             await fake.run(lambda: order.append("last"), worker=worker, unpin=True)
         assert order == ["own", "last", "other"]
         assert fake.pool.stats().pinned == 0
@@ -203,7 +203,7 @@ async def test_cancelled_in_the_queue_a_job_never_runs() -> None:
             ran.append(number)
             worker = current_worker()
             assert worker is not None
-            worker.driver.interrupts.acquire(timeout=10)  # type: ignore[attr-defined]
+            worker.connection.interrupts.acquire(timeout=10)  # type: ignore[attr-defined]
 
         async def call(number: int) -> None:
             with scopes[number]:
@@ -261,7 +261,7 @@ async def test_task_cancel_twice_gives_no_control_back_while_the_job_runs(anyio_
         await wait_until(blocker.running.is_set)
         for _ in range(2):
             task.cancel()
-            await wait_until(lambda: "interrupt" in fake.drivers[0].calls)
+            await wait_until(lambda: "interrupt" in fake.connections[0].calls)
             assert not task.done()
         blocker.end.set()
         with anyio.fail_after(5), pytest.raises(asyncio.CancelledError):
@@ -285,7 +285,7 @@ async def test_shielded_a_job_is_left_alone_and_the_cancellation_goes_on_after_i
             await wait_until(blocker.running.is_set)
             scope.cancel()
             await anyio.wait_all_tasks_blocked()
-            assert "interrupt" not in fake.drivers[0].calls
+            assert "interrupt" not in fake.connections[0].calls
             blocker.end.set()
         assert scope.cancelled_caught
         assert job[0].outcome() == "ended"

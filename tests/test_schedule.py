@@ -13,7 +13,7 @@ from async_peewee._pool import gil, pool, scheduler
 from async_peewee._pool.jobs import Job, State
 from async_peewee._pool.worker import current_worker
 from async_peewee._pool.write_lock import WriteGate
-from tests.fakes import Blocker, FakeDriver, FakePool, all_running
+from tests.fakes import Blocker, FakeConnection, FakePool, all_running
 from tests.support import wait_until
 
 
@@ -55,8 +55,8 @@ async def test_a_second_worker_overlaps_where_calls_wait_for_a_server(
     monkeypatch: pytest.MonkeyPatch, may_overlap: bool, seconds: float, at_once: int
 ) -> None:
     """Not a third; none where they compute more than they wait, nor where there is no server."""
-    monkeypatch.setattr(FakeDriver, "worth_passing", 1.0)
-    monkeypatch.setattr(FakeDriver, "may_overlap", may_overlap)
+    monkeypatch.setattr(FakeConnection, "worth_passing", 1.0)
+    monkeypatch.setattr(FakeConnection, "may_overlap", may_overlap)
 
     def call() -> None:
         worker_here().ask(Statement(False, False, seconds), lambda: None)

@@ -9,7 +9,7 @@ import pytest
 from async_peewee._drivers.statement_profiles import Statement
 from async_peewee._pool import gil
 from async_peewee._pool.gil import TurnTaker
-from tests.fakes import FakeDriver
+from tests.fakes import FakeConnection
 
 
 class Giver:
@@ -40,7 +40,7 @@ class Taker(TurnTaker):
     def __init__(self, giver: Giver) -> None:
         super().__init__()
         self._pool = giver
-        self.driver: Any = FakeDriver()
+        self.connection: Any = FakeConnection()
 
 
 def statement(seconds: float) -> Statement:
@@ -51,7 +51,7 @@ def test_only_a_statement_that_is_expected_to_take_long_is_worth_the_turn() -> N
     """The driver says from how many seconds on; the time of the others is noted as waited."""
     giver = Giver()
     taker = Taker(giver)
-    long, short = taker.driver.worth_passing, taker.driver.worth_passing / 2
+    long, short = taker.connection.worth_passing, taker.connection.worth_passing / 2
     assert taker.ask(statement(short), lambda: 1) == 1
     assert (giver.said, taker.spent()[1]) == ([], short)
     assert taker.ask(statement(long), lambda: 2) == 2

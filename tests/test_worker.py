@@ -14,7 +14,7 @@ from async_peewee._pool import worker
 from async_peewee._pool.jobs import Interrupted, Job, State
 from async_peewee._pool.worker import Worker, current_worker
 from async_peewee._pool.write_lock import WriteGate
-from tests.fakes import FakeDriver
+from tests.fakes import FakeConnection
 
 
 class SoleDispatcher:
@@ -71,9 +71,9 @@ class Stage:
 
     def __init__(self) -> None:
         # Untyped: a test replaces methods of it where it wants something else to happen.
-        self.driver: Any = FakeDriver()
+        self.connection: Any = FakeConnection()
         self.pool = SoleDispatcher()
-        self.worker = Worker(self.pool, self.driver, "stage worker 1")
+        self.worker = Worker(self.pool, self.connection, "stage worker 1")
         self.crash: BaseException | None = None
         # What the thread says of itself when it is the worker's no more.
         self.afterwards: Any = None
@@ -108,7 +108,7 @@ class Stage:
             pass
 
     def strikes(self) -> list[str]:
-        return [call for call in self.driver.calls if call in {"interrupt", "kill"}]
+        return [call for call in self.connection.calls if call in {"interrupt", "kill"}]
 
     def pursuer(self) -> threading.Thread:
         """Return the thread that interrupts."""
@@ -179,7 +179,7 @@ def test_jobs_run_in_order_as_the_worker(stage: Stage) -> None:
     def see(what: str) -> None:
         seen.append((what, current_worker(), threading.current_thread().name))
 
-    stage.driver.close = lambda: see("close")
+    stage.connection.close = lambda: see("close")
     stage.serve(Job(lambda: see("first"), "call"), Job(lambda: see("second"), "call"))
     assert seen == [(what, stage.worker, "stage worker 1") for what in ("first", "second", "close")]
     assert stage.afterwards == (None, "lent")
@@ -189,7 +189,7 @@ def test_jobs_run_in_order_as_the_worker(stage: Stage) -> None:
 def test_one_that_was_stopped_before_it_began_touches_nothing(stage: Stage) -> None:
     stage.pool.refuses_start = True
     stage.serve(Job(lambda: None, "call"))
-    assert (stage.driver.calls, stage.pool.replies, stage.pool.ended_workers) == ([], [], [])
+    assert (stage.connection.calls, stage.pool.replies, stage.pool.ended_workers) == ([], [], [])
 
 
 def test_a_dropped_job_never_runs(stage: Stage) -> None:
@@ -205,13 +205,13 @@ def test_a_connection_is_readied_and_settled_around_a_job_and_around_a_block(sta
     jobs = [Job(lambda: None, "call"), Job(lambda: None, "pin", pin=True)]
     stage.serve(*jobs, Job(lambda: None, "inside"), Job(lambda: None, "unpin", unpin=True))
     block = ["ready", "note_job_end", "note_job_end", "settle"]
-    assert stage.driver.calls == ["ready", "settle", *block, "close"]
+    assert stage.connection.calls == ["ready", "settle", *block, "close"]
 
 
 def test_a_block_that_could_not_begin_is_none(stage: Stage) -> None:
     stage.serve(Job(lambda: 1 / 0, "pin", pin=True))
     assert not stage.worker.pinned
-    assert stage.driver.calls == ["ready", "settle", "close"]
+    assert stage.connection.calls == ["ready", "settle", "close"]
 
 
 def fails(*arguments: object) -> None:
@@ -220,7 +220,7 @@ def fails(*arguments: object) -> None:
 
 def test_a_connection_that_cannot_be_had_is_the_jobs_error(stage: Stage) -> None:
     ran: list[str] = []
-    stage.driver.ready = fails
+    stage.connection.ready = fails
     stage.serve(Job(lambda: ran.append("ran"), "call"))
     with pytest.raises(ZeroDivisionError):
         stage.pool.replies[0].outcome()
@@ -249,7 +249,7 @@ def test_jobs_behind_the_end_are_refused_and_let_the_gate_go(stage: Stage) -> No
     gate = WriteGate()
     late = Job(lambda: None, "late", gate=gate)
     late.holds_gate = gate.enter(lambda: True)
-    stage.driver.close = lambda: stage.worker.inbox.put(late)
+    stage.connection.close = lambda: stage.worker.inbox.put(late)
     stage.serve()
     with pytest.raises(PoolClosed):
         stage.pool.replies[0].outcome()
@@ -263,11 +263,11 @@ def test_the_gate_is_held_as_long_as_the_transaction(stage: Stage) -> None:
     def begin() -> None:
         assert stage.worker.enter_gate(gate, 1)
         assert stage.worker.enter_gate(gate, 1)  # it is through already
-        stage.driver.in_a_transaction = True
+        stage.connection.in_a_transaction = True
 
     def commit() -> None:
         held.append(gate.is_held)
-        stage.driver.in_a_transaction = False
+        stage.connection.in_a_transaction = False
 
     stage.serve(Job(begin, "begin"), Job(commit, "commit"), Job(lambda: held.append(gate.is_held), "after"))
     assert held == [True, False]
@@ -276,7 +276,7 @@ def test_the_gate_is_held_as_long_as_the_transaction(stage: Stage) -> None:
 @pytest.mark.parametrize("ending", ["settle", "note_job_end"])
 def test_a_caller_is_answered_whatever_happens_to_the_connection(stage: Stage, ending: str) -> None:
     """One that gets no answer waits for ever, and cannot even be cancelled."""
-    setattr(stage.driver, ending, fails)
+    setattr(stage.connection, ending, fails)
     job = Job(lambda: 42, "call", pin=ending == "note_job_end")
     stage.serve(job)
     assert stage.pool.replies == [job]
@@ -286,8 +286,8 @@ def test_a_caller_is_answered_whatever_happens_to_the_connection(stage: Stage, e
 def test_the_end_is_reported_whatever_happens_to_the_connection(stage: Stage) -> None:
     """Else close() waits for ever, and the gate stays shut."""
     gate = WriteGate()
-    stage.driver.close = fails
-    stage.driver.in_a_transaction = True
+    stage.connection.close = fails
+    stage.connection.in_a_transaction = True
     stage.serve(Job(lambda: stage.worker.enter_gate(gate, 1), "call"))
     assert stage.pool.ended_workers == [stage.worker]
     assert stage.afterwards == (None, "lent")
@@ -349,7 +349,7 @@ def test_an_interrupt_never_hits_the_next_job(stage: Stage, guard: Guard) -> Non
 def test_an_interrupt_that_comes_when_its_job_has_ended_strikes_nothing(stage: Stage, guard: Guard) -> None:
     """While the connection is settled, the statement that it would stop could be the rollback."""
     settling, settled = threading.Event(), threading.Event()
-    stage.driver.settle = lambda: (settling.set(), wait_for(settled))
+    stage.connection.settle = lambda: (settling.set(), wait_for(settled))
     job = Job(lambda: None, "call")
     stage.worker.inbox.put(job)
     with stage.serving():
@@ -370,7 +370,7 @@ def test_the_next_job_waits_until_an_interrupt_has_returned(stage: Stage) -> Non
         wait_for(first.end)
         began_meanwhile.append(second.running.wait(0.2))
 
-    stage.driver.interrupt = slow_interrupt
+    stage.connection.interrupt = slow_interrupt
     with stage.serving():
         wait_for(first.running)
         stage.worker.cancel(first.job)
@@ -384,7 +384,7 @@ def test_the_next_job_waits_until_an_interrupt_has_returned(stage: Stage) -> Non
 def test_uninterrupted_code_is_left_alone_and_what_follows_is_not(stage: Stage, guard: Guard) -> None:
     """COMMIT is never interrupted; the attempts that found it there go on behind it."""
     inside, struck = threading.Event(), threading.Event()
-    stage.driver.interrupt = struck.set
+    stage.connection.interrupt = struck.set
     struck_inside: list[bool] = []
 
     def work() -> None:
@@ -409,8 +409,8 @@ def test_what_does_not_react_is_cut_off_after_the_grace(
     """It is asked first, by an interrupt, and ends when its connection is cut."""
     monkeypatch.setattr(worker, "GRACE", 0.05)
     step = Step(stage)
-    real_kill = stage.driver.kill
-    stage.driver.kill = lambda: (real_kill(), step.end.set())
+    real_kill = stage.connection.kill
+    stage.connection.kill = lambda: (real_kill(), step.end.set())
     with stage.serving():
         wait_for(step.running)
         stage.worker.cancel(step.job)

@@ -15,7 +15,7 @@ import peewee
 
 from .._errors import TransactionFinished
 from .._eventloops import call_at_end, call_at_end_no_more, current_task, running_key, task_name
-from .._pool.driver import Driver
+from .._pool.connection import Connection
 from .._pool.jobs import Job
 from .._pool.per_loop import Pools
 from .._pool.pool import WorkerPool
@@ -100,8 +100,8 @@ class ConnectionContexts(Pools):
     # Every database's contexts, for aio(function), which names no database.
     known: ClassVar[weakref.WeakSet[ConnectionContexts]] = weakref.WeakSet()
 
-    def __init__(self, settings: PoolSettings, make_driver: Callable[[], Driver]) -> None:
-        super().__init__(settings, make_driver)
+    def __init__(self, settings: PoolSettings, make_connection: Callable[[], Connection]) -> None:
+        super().__init__(settings, make_connection)
         # In front of the writers of this database, None where the database needs none.
         self.gate: WriteGate | None = None
         # The functions that were seen to pass it: the next time they wait for it without a worker.

@@ -14,12 +14,12 @@ from .._eventloops import running_key
 from .._pool.worker import here
 
 
-def current_driver(database: Any) -> Any:
+def current_connection(database: Any) -> Any:
     """Return the driver of the worker whose thread this is, None on another thread or database."""
     worker = here.worker
     if isinstance(database, peewee.Proxy):
         database = database.obj
-    return worker.driver if worker is not None and worker.database is database else None
+    return worker.connection if worker is not None and worker.database is database else None
 
 
 _sync_allowed: ContextVar[bool] = ContextVar("async_peewee_sync_allowed", default=False)

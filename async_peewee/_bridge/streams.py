@@ -18,10 +18,10 @@ import anyio.lowlevel
 import peewee
 
 from .._errors import BlockingCallError, PoolClosed, driver_errors
-from .._pool.driver import StreamRequest
+from .._pool.connection import StreamRequest
 from .._pool.jobs import Job, State
 from .connections import ConnectionContexts, Pin
-from .places import current_driver
+from .places import current_connection
 from .results import SAMPLE, convert, convert_sample, fill
 
 # Rows of the first chunk: few, so that the first row comes soon.
@@ -92,9 +92,9 @@ class Chunks:
         try:
             cursor = database.execute_streaming(query, request)
         except BaseException:
-            driver = current_driver(database)
-            if request.cursor is not None and driver is not None:
-                driver.end_stream(request.cursor, is_exhausted=True)
+            connection = current_connection(database)
+            if request.cursor is not None and connection is not None:
+                connection.end_stream(request.cursor, is_exhausted=True)
             raise
         make_wrapper: Any = query._get_cursor_wrapper  # type: ignore[union-attr]
         return make_wrapper(cursor)
@@ -104,9 +104,9 @@ class Chunks:
         wrapper, self._wrapper = self._wrapper, None
         if wrapper is None:
             return
-        driver = current_driver(self._database)
-        if not wrapper.populated and driver is not None:
-            driver.end_stream(wrapper.cursor, self._is_exhausted)
+        connection = current_connection(self._database)
+        if not wrapper.populated and connection is not None:
+            connection.end_stream(wrapper.cursor, self._is_exhausted)
         # The loop's thread keeps the wrapper for its rows, and must not be who drops the cursor.
         wrapper.cursor = None
 

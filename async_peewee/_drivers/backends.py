@@ -7,22 +7,30 @@ from typing import Any
 import peewee
 
 from .._errors import ConfigurationError
-from .base import Backend, DriverClass
-from .mysql import MariaDBConnectorDriver, MySQLConnectorBackend, MySQLConnectorDriver, MySQLDriver
-from .postgresql import CockroachPsycopg2Driver, PostgresqlBackend, Psycopg2Driver, Psycopg3Driver
-from .sqlite import APSWDriver, CySqliteDriver, SqliteBackend, SqliteDriver
+from .base import Backend, ConnectionClass
+from .mysql import (
+    MariaDBConnectorConnection,
+    MySQLConnection,
+    MySQLConnectorBackend,
+    MySQLConnectorConnection,
+)
+from .postgresql import CockroachPsycopg2Connection, PostgresqlBackend, Psycopg2Connection, Psycopg3Connection
+from .sqlite import APSWConnection, CySqliteConnection, SqliteBackend, SqliteConnection
 
 # By name, so that no driver is imported that the program does not use. The first class of a
 # database's bases that is here decides.
-BACKENDS: dict[str, tuple[type[Backend], tuple[DriverClass, ...]]] = {
-    "playhouse.apsw_ext.APSWDatabase": (SqliteBackend, (APSWDriver,)),
-    "playhouse.cysqlite_ext.CySqliteDatabase": (SqliteBackend, (CySqliteDriver,)),
-    "peewee.SqliteDatabase": (SqliteBackend, (SqliteDriver,)),
-    "playhouse.cockroachdb.CockroachDatabase": (PostgresqlBackend, (CockroachPsycopg2Driver, Psycopg3Driver)),
-    "peewee.PostgresqlDatabase": (PostgresqlBackend, (Psycopg2Driver, Psycopg3Driver)),
-    "playhouse.mysql_ext.MySQLConnectorDatabase": (MySQLConnectorBackend, (MySQLConnectorDriver,)),
-    "playhouse.mysql_ext.MariaDBConnectorDatabase": (Backend, (MariaDBConnectorDriver,)),
-    "peewee.MySQLDatabase": (Backend, (MySQLDriver,)),
+BACKENDS: dict[str, tuple[type[Backend], tuple[ConnectionClass, ...]]] = {
+    "playhouse.apsw_ext.APSWDatabase": (SqliteBackend, (APSWConnection,)),
+    "playhouse.cysqlite_ext.CySqliteDatabase": (SqliteBackend, (CySqliteConnection,)),
+    "peewee.SqliteDatabase": (SqliteBackend, (SqliteConnection,)),
+    "playhouse.cockroachdb.CockroachDatabase": (
+        PostgresqlBackend,
+        (CockroachPsycopg2Connection, Psycopg3Connection),
+    ),
+    "peewee.PostgresqlDatabase": (PostgresqlBackend, (Psycopg2Connection, Psycopg3Connection)),
+    "playhouse.mysql_ext.MySQLConnectorDatabase": (MySQLConnectorBackend, (MySQLConnectorConnection,)),
+    "playhouse.mysql_ext.MariaDBConnectorDatabase": (Backend, (MariaDBConnectorConnection,)),
+    "peewee.MySQLDatabase": (Backend, (MySQLConnection,)),
 }
 
 
@@ -69,7 +77,7 @@ def backend_of(database: Any) -> Backend:
     return backend(database, drivers)
 
 
-def _find(cls: type) -> tuple[type[Backend], tuple[DriverClass, ...]] | None:
+def _find(cls: type) -> tuple[type[Backend], tuple[ConnectionClass, ...]] | None:
     return next((BACKENDS[_name(base)] for base in cls.__mro__ if _name(base) in BACKENDS), None)
 
 

@@ -1,4 +1,4 @@
-"""ConnectionDriver: one worker's connection, kept fit for use; the part that all databases share."""
+"""WorkerConnection: one worker's connection, kept fit for use; the part that all databases share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import peewee
 
-from .._pool.driver import close_quietly
+from .._pool.connection import close_quietly
 from .._pool.worker import Worker
 from .._settings import PoolSettings
 from .connecting import connect_patiently
@@ -30,7 +30,7 @@ ASK_AFTER = 30.0
 SHORTEST_LIFE = 0.9
 
 
-class ConnectionDriver:
+class WorkerConnection:
     """Keep one thread's Peewee connection fit for use; the common part of all drivers."""
 
     # How long a statement may take of which nothing is known, in seconds.
@@ -59,7 +59,7 @@ class ConnectionDriver:
         self._streams: list[Any] = []
 
     @property
-    def connection(self) -> Any:
+    def dbapi_connection(self) -> Any:
         return self.state["conn"]
 
     def ready(self, check: Callable[[], None]) -> None:
@@ -140,7 +140,7 @@ class ConnectionDriver:
     def _roll_back(self) -> None:
         try:
             if self.in_transaction():
-                self.connection.cursor().execute("ROLLBACK")
+                self.dbapi_connection.cursor().execute("ROLLBACK")
         except Exception as error:
             logger.warning("%r: the rollback failed, the connection is dropped: %s", self.database, error)
             self._discard()
@@ -149,7 +149,7 @@ class ConnectionDriver:
             self.state["commit_callbacks"].clear()
 
     def _discard(self) -> None:
-        connection = self.connection
+        connection = self.dbapi_connection
         self.database._state.reset()
         with contextlib.suppress(Exception):
             connection.close()
@@ -233,7 +233,7 @@ class ConnectionDriver:
     def answers(self) -> bool:
         """Ask the database for a sign of life."""
         try:
-            cursor = self.connection.cursor()
+            cursor = self.dbapi_connection.cursor()
             cursor.execute("SELECT 1")
             cursor.fetchall()  # some drivers refuse the next statement before it
         except Exception:
@@ -264,7 +264,7 @@ class ConnectionDriver:
 
         `is_alone`: no other statement meets this connection until the cursor is closed.
         """
-        return self.connection.cursor()
+        return self.dbapi_connection.cursor()
 
     def drop_stream(self, cursor: Any) -> None:
         """Close such a cursor before its last row."""
@@ -283,13 +283,13 @@ class ConnectionDriver:
         raise NotImplementedError
 
 
-DriverClass = type[ConnectionDriver]
+ConnectionClass = type[WorkerConnection]
 
 
 class Backend:
     """What a database of one kind needs; by itself, of one that needs nothing more."""
 
-    def __init__(self, database: Any, drivers: tuple[DriverClass, ...]) -> None:
+    def __init__(self, database: Any, drivers: tuple[ConnectionClass, ...]) -> None:
         self.database = database
         self._drivers = drivers
 
@@ -300,7 +300,7 @@ class Backend:
     def prepare(self) -> None:
         """Set the defaults, when Peewee's init() has read the arguments."""
 
-    def make_driver(self) -> ConnectionDriver:
+    def make_connection(self) -> WorkerConnection:
         return self._drivers[0](self.database, self.database.contexts.settings)
 
     def begin_writes(self, *args: Any, **kwargs: Any) -> bool:

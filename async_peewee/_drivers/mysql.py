@@ -9,9 +9,9 @@ from typing import Any
 
 import peewee
 
-from .._pool.driver import close_quietly
+from .._pool.connection import close_quietly
 from .base import Backend
-from .sockets import SIDE_CONNECT_TIMEOUT, SocketDriver
+from .sockets import SIDE_CONNECT_TIMEOUT, SocketConnection
 
 # The server's word for "in a transaction", in the status that comes with every answer.
 IN_TRANSACTION = 1
@@ -38,7 +38,7 @@ GONE = (2006, 2013, 2055)
 ROLLED_BACK = (1213,)
 
 
-class MySQLDriver(SocketDriver):
+class MySQLConnection(SocketConnection):
     """PyMySQL and mysqlclient: interrupts by KILL QUERY over a side connection."""
 
     _id = 0
@@ -51,11 +51,11 @@ class MySQLDriver(SocketDriver):
         self._id = self.session_id()
 
     def session_id(self) -> int:
-        return int(self.connection.thread_id())
+        return int(self.dbapi_connection.thread_id())
 
     def fileno(self) -> int:
-        own = getattr(self.connection, "fileno", None)
-        return int(own() if own is not None else self.connection._sock.fileno())
+        own = getattr(self.dbapi_connection, "fileno", None)
+        return int(own() if own is not None else self.dbapi_connection._sock.fileno())
 
     def note_error(self, error: peewee.PeeweeException) -> None:
         # mysqlclient goes on to call a connection open that has gone away.
@@ -66,7 +66,7 @@ class MySQLDriver(SocketDriver):
         self.dead = self.dead or (code in ROLLED_BACK and bool(self.state["transactions"]))
 
     def is_lost(self) -> bool:
-        return self._has_gone or not getattr(self.connection, "open", True)
+        return self._has_gone or not getattr(self.dbapi_connection, "open", True)
 
     def leaves_traces(self, sql: str, is_generated: bool) -> bool:
         return bool(MYSQL_TRACES.search(sql)) or (not is_generated and not MYSQL_HARMLESS.match(sql))
@@ -82,21 +82,23 @@ class MySQLDriver(SocketDriver):
         return self.is_lost()
 
     def is_in_transaction(self) -> bool:
-        status = getattr(self.connection, "server_status", None)
+        status = getattr(self.dbapi_connection, "server_status", None)
         # mysqlclient does not tell; then Peewee's own count has to do.
         return bool(self.state["transactions"] if status is None else status & IN_TRANSACTION)
 
     def stream_cursor(self, is_alone: bool) -> Any:
         # The protocol has no room for another statement while rows are under way. Inside a
         # block, where there may be one, all rows are fetched at once.
-        return self.connection.cursor(self._unbuffered()) if is_alone else self.connection.cursor()
+        return (
+            self.dbapi_connection.cursor(self._unbuffered()) if is_alone else self.dbapi_connection.cursor()
+        )
 
     def _unbuffered(self) -> Any:
         return self._module().cursors.SSCursor
 
     def _module(self) -> Any:
         """Return the driver that made the connection: what Peewee has found, or the class's own."""
-        return sys.modules[type(self.connection).__module__.partition(".")[0]]
+        return sys.modules[type(self.dbapi_connection).__module__.partition(".")[0]]
 
     def drop_stream(self, cursor: Any) -> None:
         if not isinstance(cursor, self._unbuffered()):
@@ -124,13 +126,13 @@ class MySQLDriver(SocketDriver):
             side.cursor().execute(f"KILL QUERY {self._id}")
 
 
-class BufferingDriver(MySQLDriver):
+class BufferingConnection(MySQLConnection):
     """What both connectors have in common: an argument says whether a cursor fetches all rows."""
 
     _unread: Any = None
 
     def stream_cursor(self, is_alone: bool) -> Any:
-        cursor = self.connection.cursor(buffered=not is_alone)
+        cursor = self.dbapi_connection.cursor(buffered=not is_alone)
         self._unread = cursor if is_alone else None
         return cursor
 
@@ -138,7 +140,7 @@ class BufferingDriver(MySQLDriver):
         if cursor is not self._unread:
             cursor.close()
             return
-        # As in MySQLDriver: the server is told to send no more, and what it sent is read.
+        # As in MySQLConnection: the server is told to send no more, and what it sent is read.
         self._unread = None
         self.interrupt()
         with contextlib.suppress(Exception):
@@ -155,40 +157,40 @@ class BufferingDriver(MySQLDriver):
         """Read the rows that are under way, where closing the cursor does not."""
 
 
-class MySQLConnectorDriver(BufferingDriver):
+class MySQLConnectorConnection(BufferingConnection):
     """MySQL Connector/Python without its C extension, which hides the socket."""
 
     def _module(self) -> Any:
         return sys.modules["mysql.connector"]
 
     def session_id(self) -> int:
-        return int(self.connection.connection_id)
+        return int(self.dbapi_connection.connection_id)
 
     def fileno(self) -> int:
-        return int(self.connection._socket.sock.fileno())
+        return int(self.dbapi_connection._socket.sock.fileno())
 
     def is_lost(self) -> bool:
-        sock = getattr(self.connection._socket, "sock", None)
+        sock = getattr(self.dbapi_connection._socket, "sock", None)
         return self._has_gone or sock is None or sock.fileno() < 0
 
     def is_in_transaction(self) -> bool:
-        return bool(self.connection.in_transaction)
+        return bool(self.dbapi_connection.in_transaction)
 
     def skip_rest(self) -> None:
-        self.connection.consume_results()
+        self.dbapi_connection.consume_results()
 
 
-class MariaDBConnectorDriver(BufferingDriver):
+class MariaDBConnectorConnection(BufferingConnection):
     """MariaDB Connector/Python; its `open` is a round trip, and its `socket` would be closed twice."""
 
     def session_id(self) -> int:
-        return int(self.connection.thread_id)
+        return int(self.dbapi_connection.thread_id)
 
     def fileno(self) -> int:
-        return int(self.connection._get_socket())
+        return int(self.dbapi_connection._get_socket())
 
     def is_lost(self) -> bool:
-        return self._has_gone or bool(self.connection._closed)
+        return self._has_gone or bool(self.dbapi_connection._closed)
 
 
 class MySQLConnectorBackend(Backend):

@@ -9,8 +9,8 @@ from typing import Any
 
 import peewee
 
-from .base import Backend, ConnectionDriver
-from .sockets import SIDE_CONNECT_TIMEOUT, SocketDriver, cut_after
+from .base import Backend, WorkerConnection
+from .sockets import SIDE_CONNECT_TIMEOUT, SocketConnection, cut_after
 from .urls import check_url
 
 # What changes a PostgreSQL session in a statement that Peewee wrote, in lower case.
@@ -25,13 +25,13 @@ WATCH_CLIENT = (
 )
 
 
-class PostgresqlDriver(SocketDriver):
+class PostgresqlConnection(SocketConnection):
     """What psycopg2 and psycopg have in common."""
 
     _watches = False
 
     def is_lost(self) -> bool:
-        return bool(self.connection.closed)
+        return bool(self.dbapi_connection.closed)
 
     def leaves_traces(self, sql: str, is_generated: bool) -> bool:
         # Any other statement may call a function that changes a setting.
@@ -39,41 +39,41 @@ class PostgresqlDriver(SocketDriver):
 
     def connected(self) -> None:
         super().connected()
-        cursor = self.connection.cursor()
+        cursor = self.dbapi_connection.cursor()
         with contextlib.suppress(Exception):  # not every platform of a server can do it
             cursor.execute(WATCH_CLIENT)
             self._watches = bool(cursor.fetchall())
 
     def reset_session(self) -> None:
-        self.connection.cursor().execute("DISCARD ALL")
+        self.dbapi_connection.cursor().execute("DISCARD ALL")
         if self._watches:
-            self.connection.cursor().execute("SET client_connection_check_interval = '1s'")
+            self.dbapi_connection.cursor().execute("SET client_connection_check_interval = '1s'")
 
     def in_transaction(self) -> bool:
-        if self.state["closed"] or self.connection.closed:
+        if self.state["closed"] or self.dbapi_connection.closed:
             return False
         adapter = self.database._adapter
-        return bool(adapter.txn_status(self.connection) not in (adapter.txn_idle, adapter.txn_unknown))
+        return bool(adapter.txn_status(self.dbapi_connection) not in (adapter.txn_idle, adapter.txn_unknown))
 
 
-class Psycopg2Driver(PostgresqlDriver):
+class Psycopg2Connection(PostgresqlConnection):
     """psycopg2: interrupts go over a side connection, for its own cancel() holds the GIL."""
 
     _pid = 0
 
     def connected(self) -> None:
         super().connected()
-        self._pid = self.connection.get_backend_pid()
+        self._pid = self.dbapi_connection.get_backend_pid()
 
     def stream_cursor(self, is_alone: bool) -> Any:
         # WITH HOLD: psycopg2 refuses any other named cursor on a connection in autocommit
         # mode, which is the mode Peewee uses, inside a transaction too.
-        return self.connection.cursor(name=uuid.uuid4().hex, withhold=True)
+        return self.dbapi_connection.cursor(name=uuid.uuid4().hex, withhold=True)
 
     def reset_session(self) -> None:
         super().reset_session()
         if self.database._encoding:  # Peewee sets it after connecting, and DISCARD ALL unsets it
-            self.connection.set_client_encoding(self.database._encoding)
+            self.dbapi_connection.set_client_encoding(self.database._encoding)
 
     def stop_statement(self) -> None:
         parameters = {
@@ -86,27 +86,27 @@ class Psycopg2Driver(PostgresqlDriver):
             side.cursor().execute("SELECT pg_cancel_backend(%s)", (self._pid,))
 
 
-class Psycopg3Driver(PostgresqlDriver):
+class Psycopg3Connection(PostgresqlConnection):
     """psycopg: cancel_safe() is bounded in time and does not hold the GIL."""
 
     def stream_cursor(self, is_alone: bool) -> Any:
-        return self.connection.cursor(name=uuid.uuid4().hex, withhold=not self.in_transaction())
+        return self.dbapi_connection.cursor(name=uuid.uuid4().hex, withhold=not self.in_transaction())
 
     def reset_session(self) -> None:
         # psycopg forgets the statements that it has prepared when it sees a rollback;
         # otherwise it would go on to use what DISCARD ALL has dropped.
-        self.connection.cursor().execute("BEGIN; ROLLBACK")
+        self.dbapi_connection.cursor().execute("BEGIN; ROLLBACK")
         super().reset_session()
 
     def stop_statement(self) -> None:
-        self.connection.cancel_safe(timeout=SIDE_CONNECT_TIMEOUT)
+        self.dbapi_connection.cancel_safe(timeout=SIDE_CONNECT_TIMEOUT)
 
 
-class CockroachPsycopg2Driver(Psycopg2Driver):
+class CockroachPsycopg2Connection(Psycopg2Connection):
     """CockroachDB takes PostgreSQL's cancel request, and has no process to name."""
 
     def stop_statement(self) -> None:
-        self.connection.cancel()
+        self.dbapi_connection.cancel()
 
 
 class PostgresqlBackend(Backend):
@@ -120,7 +120,7 @@ class PostgresqlBackend(Backend):
         check_url(url, "postgresql")
         return url
 
-    def make_driver(self) -> ConnectionDriver:
+    def make_connection(self) -> WorkerConnection:
         with_psycopg2, with_psycopg3 = self._drivers
         uses_psycopg3 = isinstance(self.database._adapter, peewee.Psycopg3Adapter)
         driver = with_psycopg3 if uses_psycopg3 else with_psycopg2

@@ -9,7 +9,7 @@ import socket
 import threading
 from collections.abc import Iterator
 
-from .base import ConnectionDriver
+from .base import WorkerConnection
 
 # How long an attempt to reach the server for an interrupt may take, in seconds. The worker
 # waits meanwhile, so it is as short as libpq allows.
@@ -33,7 +33,7 @@ def cut_after(seconds: float, fd: int) -> Iterator[None]:
             timer.cancel()
 
 
-class SocketDriver(ConnectionDriver):
+class SocketConnection(WorkerConnection):
     """What the databases behind a socket have in common: it can be looked at, and cut."""
 
     # A server may be far away, until it is seen to answer at once.
@@ -49,7 +49,7 @@ class SocketDriver(ConnectionDriver):
         self._poll.register(self._fd, select.POLLIN | select.POLLPRI)
 
     def fileno(self) -> int:
-        return int(self.connection.fileno())
+        return int(self.dbapi_connection.fileno())
 
     def is_usable(self) -> bool:
         # An idle server says nothing. Something to read is its farewell, or a notification

@@ -15,7 +15,7 @@ from .._errors import PoolTimeout, driver_errors
 from .._pool.worker import Worker
 from .._pool.write_lock import gate_for
 from .._settings import PoolSettings
-from .base import Backend, ConnectionDriver
+from .base import Backend, WorkerConnection
 
 # What changes an SQLite session; its functions cannot.
 SQLITE_TRACES = re.compile(
@@ -25,7 +25,7 @@ SQLITE_TRACES = re.compile(
 )
 
 
-class SqliteDriver(ConnectionDriver):
+class SqliteConnection(WorkerConnection):
     """Any of them: interrupt() is safe from any thread, and there is no server to hang."""
 
     def __init__(self, database: Any, settings: PoolSettings) -> None:
@@ -48,12 +48,12 @@ class SqliteDriver(ConnectionDriver):
     def catch_up(self) -> None:
         """Load into the connection what was registered on the database since."""
         if self._loaded.is_behind() and not self.state["closed"]:
-            self._loaded.catch_up(self.connection, self.in_transaction())
+            self._loaded.catch_up(self.dbapi_connection, self.in_transaction())
 
     def change(self, method: Callable[[Any], Any]) -> None:
         """Register something on this connection."""
         self.catch_up()
-        self._loaded.change(self.connection, method)
+        self._loaded.change(self.dbapi_connection, method)
 
     def is_usable(self) -> bool:
         # There is no server that could have gone, and settle() has looked after the last job.
@@ -61,7 +61,7 @@ class SqliteDriver(ConnectionDriver):
 
     def in_transaction(self) -> bool:
         try:
-            return not self.state["closed"] and bool(self.connection.in_transaction)
+            return not self.state["closed"] and bool(self.dbapi_connection.in_transaction)
         except Exception:  # see is_lost()
             return False
 
@@ -69,7 +69,7 @@ class SqliteDriver(ConnectionDriver):
         # Closed by user code; sqlite3, sqlcipher3 and APSW tell in no other way, each by an
         # error of its own.
         try:
-            return self.connection.in_transaction is None
+            return self.dbapi_connection.in_transaction is None
         except Exception:
             return True
 
@@ -81,16 +81,16 @@ class SqliteDriver(ConnectionDriver):
             super().reset_session()
 
     def stop_statement(self) -> None:
-        self.connection.interrupt()
+        self.dbapi_connection.interrupt()
 
     cut = stop_statement
 
 
-class APSWDriver(SqliteDriver):
+class APSWConnection(SqliteConnection):
     """APSW, whose cursors have less than DB-API asks for, and raise where that says None."""
 
     def connected(self) -> None:
-        self.connection.cursor_factory = apsw_cursor()
+        self.dbapi_connection.cursor_factory = apsw_cursor()
 
 
 @cache
@@ -127,11 +127,11 @@ def apsw_cursor() -> Any:
     return Cursor
 
 
-class CySqliteDriver(SqliteDriver):
+class CySqliteConnection(SqliteConnection):
     """cysqlite, which answers for a closed connection as for an open one."""
 
     def is_lost(self) -> bool:
-        return bool(self.connection.is_closed())
+        return bool(self.dbapi_connection.is_closed())
 
 
 class SqliteBackend(Backend):

@@ -17,7 +17,7 @@ from .._bridge.calls import PendingCall, call_on_worker, is_async, name_of
 from .._bridge.connections import ConnectionContexts, SharedConnection
 from .._bridge.dual import WRITES, install_dual, refuse_bind_ctx, refuse_peewee
 from .._bridge.fork import forget_connection
-from .._bridge.places import current_driver, guard, on_loop_thread, sync_allowed
+from .._bridge.places import current_connection, guard, on_loop_thread, sync_allowed
 from .._bridge.results import sealed
 from .._drivers.backends import backend_of, check_class
 from .._drivers.base import Backend
@@ -93,7 +93,7 @@ class AsyncDatabase(Blocks, TypedDatabase):
         if kwargs.get("thread_safe") is False:
             raise ConfigurationError("thread_safe=False is not valid: each worker is a thread")
         self.backend: Backend = backend_of(self)
-        self.contexts: ConnectionContexts = ConnectionContexts(settings, self.backend.make_driver)
+        self.contexts: ConnectionContexts = ConnectionContexts(settings, self.backend.make_connection)
         # Changes with each init(): a connection of an earlier one is replaced.
         self.generation: object = object()
         # Changes with each function and the like that is registered on an SQLite database.
@@ -150,7 +150,7 @@ class AsyncDatabase(Blocks, TypedDatabase):
             refuse_peewee(sys._getframe(1), "connect", self)
             return PendingCall("db.connect", partial(self._open, reuse_if_open))  # type: ignore[return-value]
         worker = current_worker()
-        if worker is not None and current_driver(self) is None:
+        if worker is not None and current_connection(self) is None:
             # Another database's worker: it must not keep a connection that nobody counts.
             worker.at_job_end(self._close_visit)
         return super().connect(reuse_if_open=reuse_if_open)  # type: ignore[return-value]

@@ -13,10 +13,10 @@ import peewee
 
 from .._bridge.connections import ConnectionContexts
 from .._bridge.dual import is_peewee
-from .._bridge.places import current_driver, guard, on_loop_thread
+from .._bridge.places import current_connection, guard, on_loop_thread
 from .._drivers.base import Backend
 from .._drivers.statement_profiles import Statement, Statements
-from .._pool.driver import StreamRequest
+from .._pool.connection import StreamRequest
 from .._pool.worker import Worker, here
 
 # What a task without a block sees of its connection.
@@ -37,7 +37,7 @@ class TaskState:
 
     def _task_state(self) -> dict[str, Any]:
         pin = self.contexts.current()
-        return NO_STATE if pin is None else pin.worker.driver.state
+        return NO_STATE if pin is None else pin.worker.connection.state
 
     def is_closed(self) -> bool:
         """Return True if the pool is closed; on a worker or a plain thread, its own connection."""
@@ -98,7 +98,7 @@ class TaskState:
         if worker is None or worker.database is not self:
             guard("db.cursor()", "await db.execute_sql(...), or await db.run(function, ...)")
         elif isinstance(named_cursor, StreamRequest):
-            named_cursor.cursor = worker.driver.begin_stream(named_cursor.is_alone)
+            named_cursor.cursor = worker.connection.begin_stream(named_cursor.is_alone)
             return named_cursor.cursor
         elif not worker.in_driver:  # else it is for a statement of which we know
             _note_user(worker, sys._getframe(1))
@@ -147,23 +147,25 @@ class TaskState:
             if _is_lost(worker, error):
                 raise _explain_loss(error, worker, "a statement") from error
             # It may have taken the transaction with it, and the function that runs go on.
-            worker.driver.note_job_end()
+            worker.connection.note_job_end()
             raise
 
     def _begin_statement(self, worker: Worker, statement: Statement) -> None:
         """Refuse a statement of a job that was cancelled or whose transaction is dead."""
         worker.check_interrupted()
-        worker.driver.begin_statement()
+        worker.connection.begin_statement()
         if statement.leaves_traces:
-            worker.driver.is_dirty = True
+            worker.connection.is_dirty = True
         if statement.may_write and worker.held_gate is None:
             self.backend.enter_gate(worker)
 
     def _classify(self, sql: str, is_generated: bool) -> Statement:
-        driver = current_driver(self)
-        assert driver is not None
+        connection = current_connection(self)
+        assert connection is not None
         return Statement(
-            driver.leaves_traces(sql, is_generated), self.backend.may_write(sql), driver.expected_seconds
+            connection.leaves_traces(sql, is_generated),
+            self.backend.may_write(sql),
+            connection.expected_seconds,
         )
 
     def begin(self, *args: Any, **kwargs: Any) -> Any:
@@ -214,20 +216,20 @@ class TaskState:
 def _note_user(worker: Worker, frame: FrameType) -> None:
     # What user code does to a raw connection nobody knows; Peewee's own is no news.
     if not is_peewee(frame):
-        worker.driver.is_dirty = True
+        worker.connection.is_dirty = True
 
 
 def _is_lost(worker: Worker, error: peewee.PeeweeException) -> bool:
-    driver: Any = worker.driver
-    driver.note_error(error)
-    return not driver.state["closed"] and driver.is_lost()
+    connection: Any = worker.connection
+    connection.note_error(error)
+    return not connection.state["closed"] and connection.is_lost()
 
 
 def _explain_loss(error: Exception, worker: Worker, what: str) -> peewee.OperationalError:
     """Say what a lost connection means for the statement: the driver does not."""
     if what == "COMMIT":
         meaning = "whether the transaction was committed is unknown"
-    elif worker.driver.state["transactions"]:
+    elif worker.connection.state["transactions"]:
         meaning = "the database rolls the transaction back, and nothing of it is committed"
     else:
         meaning = "whether it took effect is unknown, and it is not sent again"

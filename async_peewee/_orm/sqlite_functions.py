@@ -13,7 +13,7 @@ from typing import Any
 
 import peewee
 
-from .._bridge.places import current_driver, on_loop_thread
+from .._bridge.places import current_connection, on_loop_thread
 from .._drivers.sqlite import Registries, draft_of, registries_of
 
 REGISTERING_METHODS = (
@@ -53,9 +53,9 @@ def _registering(cls: type[Any], name: str) -> Callable[..., Any]:
         def native(draft: Any) -> Any:
             return getattr(super(cls, draft), name)(*args, **kwargs)
 
-        driver: Any = current_driver(self)
-        if driver is not None and not self.is_closed():
-            driver.change(native)
+        connection: Any = current_connection(self)
+        if connection is not None and not self.is_closed():
+            connection.change(native)
         elif not on_loop_thread():
             native(draft_of(self, registries_of(self)))
         # On the registries themselves, which the copy shares; the connection has it by now.
@@ -100,7 +100,7 @@ def _get_timeout(database: Any) -> float:
 
 
 def _set_timeout(database: Any, seconds: float) -> None:
-    if on_loop_thread() or current_driver(database) is not None:
+    if on_loop_thread() or current_connection(database) is not None:
         database._timeout = seconds
     else:
         peewee.SqliteDatabase.timeout.fset(database, seconds)  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ import peewee
 from .._bridge.calls import PendingCall, call_on_worker
 from .._bridge.connections import Pin
 from .._bridge.dual import install_dual
-from .._bridge.places import current_driver, guard, on_loop_thread
+from .._bridge.places import current_connection, guard, on_loop_thread
 from .._bridge.results import sealed
 from .._errors import PoolClosed, TransactionFinished
 from .._pool.worker import current_worker
@@ -100,7 +100,7 @@ class Block(Decorator):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if current_driver(self.db) is None:
+        if current_connection(self.db) is None:
             self.leave(kind, error)
         else:
             self._leaving(kind, error)()
@@ -170,10 +170,10 @@ class Block(Decorator):
             await contexts.call_to_the_end(pin, leave)
 
     def _leave_alive(self) -> None:
-        driver = current_driver(self.db)
-        if driver is not None:
+        connection = current_connection(self.db)
+        if connection is not None:
             try:
-                driver.check_alive()
+                connection.check_alive()
             except peewee.OperationalError:
                 self._abandon()
                 raise
@@ -181,8 +181,8 @@ class Block(Decorator):
 
     def _leave_quietly(self, kind: type[BaseException], error: BaseException | None) -> None:
         """Leave after an error: the user's own, which a failing rollback must not replace."""
-        driver = current_driver(self.db)
-        if driver is not None and driver.dead:
+        connection = current_connection(self.db)
+        if connection is not None and connection.dead:
             self._abandon()
             return
         try:
@@ -196,10 +196,10 @@ class Block(Decorator):
         own = getattr(self, "_helper", self)
         if own in transactions:
             transactions.remove(own)
-        driver = current_driver(self.db)
-        if driver is not None and not transactions:
+        connection = current_connection(self.db)
+        if connection is not None and not transactions:
             self.db._clear_commit_callbacks()
-            driver.note_job_end()
+            connection.note_job_end()
 
     def writes(self) -> bool:
         """Return True if the block takes the database's write lock on entry."""
@@ -277,9 +277,9 @@ def _checked(
     db: Any, native: Callable[..., Any], transaction: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Callable[[], Any]:
     def call() -> Any:
-        driver = current_driver(db)
-        if driver is not None:
-            driver.check_alive()
+        connection = current_connection(db)
+        if connection is not None:
+            connection.check_alive()
         return native(transaction, *args, **kwargs)
 
     return call

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from .driver import Driver
+from .connection import Connection
 
 # How long a worker waits for its turn before it goes on without, in seconds: the loop, which
 # sees to it that nobody keeps the turn, may have gone.
@@ -49,7 +49,7 @@ class TurnTaker:
     """Give the turn up for what takes long, and note for the turnstile how it gets on."""
 
     _pool: TurnGiver
-    driver: Driver
+    connection: Connection
 
     def __init__(self) -> None:
         # Acquired by the worker that waits for its turn, released by the pool that gives it.
@@ -79,7 +79,7 @@ class TurnTaker:
 
     def ask(self, statement: ExpectedTime, execute: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """Run a statement; another worker has the turn meanwhile if it is expected to take long."""
-        is_long = statement.seconds >= self.driver.worth_passing
+        is_long = statement.seconds >= self.connection.worth_passing
         if is_long:
             self._pool.step_aside(self)
         else:

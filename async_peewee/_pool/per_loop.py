@@ -10,19 +10,19 @@ import peewee
 
 from .._eventloops import event_loop, running_key
 from .._settings import PoolSettings
-from .driver import Driver
+from .connection import Connection
 from .pool import PoolStats, WorkerPool
 
 
 class Pools:
     """Find, open and forget the pool of the event loop that runs in this thread."""
 
-    def __init__(self, settings: PoolSettings, make_driver: Callable[[], Driver]) -> None:
+    def __init__(self, settings: PoolSettings, make_connection: Callable[[], Connection]) -> None:
         self.name = "a database"
         self.settings = settings
         # Whether the first use opens a pool, as Peewee's autoconnect says.
         self.opens_itself = True
-        self._make_driver = make_driver
+        self._make_connection = make_connection
         # Protects _pools: two threads may each run a loop on this database.
         self._lock = threading.Lock()
         self._pools: dict[Any, WorkerPool] = {}
@@ -50,7 +50,7 @@ class Pools:
     def open_pool(self) -> WorkerPool:
         """Make a new pool for this loop, in the place of one that is closed."""
         key = running_key()
-        pool = WorkerPool(self.name, self.settings, event_loop(key), self._make_driver)
+        pool = WorkerPool(self.name, self.settings, event_loop(key), self._make_connection)
         with self._lock:
             for other, old in list(self._pools.items()):
                 if old.loop.is_closed():

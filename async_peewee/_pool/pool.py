@@ -13,7 +13,7 @@ from functools import partial
 from .._errors import PoolClosed, PoolFull, PoolTimeout
 from .._eventloops import EventLoop, Parker
 from .._settings import PoolSettings
-from .driver import Driver
+from .connection import Connection
 from .gil import TurnTaker
 from .jobs import Job, State
 from .scheduler import LOOK, Schedule
@@ -156,7 +156,7 @@ class Dispatch:
 
     def _pass_on(self, worker: Worker) -> tuple[Job | None, int]:
         """Return the next job for a worker, and how many replies may wait for one another meanwhile."""
-        spent = worker.spent() if worker.driver.may_overlap else None
+        spent = worker.spent() if worker.connection.may_overlap else None
         with self._lock:
             self._schedule.turnstile.leave(worker)
             if spent is not None:
@@ -201,12 +201,12 @@ class WorkerPool:
     """Hand jobs to at most `pool_size` workers. Its methods are for the loop's thread."""
 
     def __init__(
-        self, name: str, settings: PoolSettings, loop: EventLoop, make_driver: Callable[[], Driver]
+        self, name: str, settings: PoolSettings, loop: EventLoop, make_connection: Callable[[], Connection]
     ) -> None:
         self.name = name
         self.settings = settings
         self.loop = loop
-        self._make_driver = make_driver
+        self._make_connection = make_connection
         # How often `async with db` was entered and not left.
         self.entries = 0
         # Protects the crew, the queues, the turn and the counts, and the pool's fields of each
@@ -348,7 +348,7 @@ class WorkerPool:
         with self._lock:
             if not self._schedule.may_grow():
                 return
-            worker = Worker(self._dispatch, self._make_driver(), self._crew.next_name())
+            worker = Worker(self._dispatch, self._make_connection(), self._crew.next_name())
             self._crew.workers.add(worker)
             self._crew.coming += 1
         self._crew.hire(worker)

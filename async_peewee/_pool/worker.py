@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import anyio
 
 from .._errors import PoolClosed, TransactionFinished
-from .driver import Driver
+from .connection import Connection
 from .gil import TurnGiver, TurnTaker
 from .jobs import Interrupted, Job, State
 from .write_lock import WriteGate
@@ -34,9 +34,9 @@ GRACE = 5.0
 class Interruptible:
     """The side of a worker that interrupts reach."""
 
-    def __init__(self, driver: Driver, name: str) -> None:
+    def __init__(self, connection: Connection, name: str) -> None:
         self.name = name
-        self.driver = driver
+        self.connection = connection
         # Protects _job. An interrupt checks and strikes under it, so it cannot hit the
         # next job; the worker waits here while an interrupt is under way.
         self._guard = threading.Lock()
@@ -90,9 +90,9 @@ class Interruptible:
             if self._job is not job:
                 return
             if kill:
-                self.driver.kill()
+                self.connection.kill()
             else:
-                self.driver.interrupt()
+                self.connection.interrupt()
 
 
 logger = logging.getLogger("async_peewee")
@@ -142,11 +142,11 @@ class Worker(TurnTaker, Interruptible):
     # Again: a checker of the installed package takes `+=` in a subclass for a name without a type.
     progress: int
 
-    def __init__(self, pool: Dispatcher, driver: Driver, name: str) -> None:
-        Interruptible.__init__(self, driver, name)
+    def __init__(self, pool: Dispatcher, connection: Connection, name: str) -> None:
+        Interruptible.__init__(self, connection, name)
         TurnTaker.__init__(self)
         # Whose connection it has; a pool that is tested without one has none.
-        self.database: Any = getattr(driver, "database", None)
+        self.database: Any = getattr(connection, "database", None)
         # None in the inbox means: end.
         self.inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._pool = pool
@@ -217,7 +217,7 @@ class Worker(TurnTaker, Interruptible):
             self.check_interrupted()
             self._check_lease(job)
             # A held connection that was lost is closed when its holder has been told so.
-            if not self.pinned or self.driver.state.get("closed"):
+            if not self.pinned or self.connection.state.get("closed"):
                 self._make_ready()
             assert function is not None
             job.result = job.context.run(function)
@@ -235,11 +235,11 @@ class Worker(TurnTaker, Interruptible):
             del function
 
     def _make_ready(self) -> None:
-        if self.driver.state.get("closed") and self.driver.opens_slowly():
+        if self.connection.state.get("closed") and self.connection.opens_slowly():
             with self.aside():
-                self.driver.ready(self.check_interrupted)
+                self.connection.ready(self.check_interrupted)
         else:
-            self.driver.ready(self.check_interrupted)
+            self.connection.ready(self.check_interrupted)
 
     def _check_lease(self, job: Job) -> None:
         # Its block has ended before it: here it would be part of another's, or committed on its own.
@@ -253,9 +253,9 @@ class Worker(TurnTaker, Interruptible):
                 leave()
             stays = (self.pinned or (job.pin and job.error is None)) and not job.unpin
             if stays:
-                self.driver.note_job_end()
+                self.connection.note_job_end()
             else:
-                self.driver.settle()
+                self.connection.settle()
         except Exception:
             logger.exception(
                 "%s: cleaning up after %s failed, the connection is dropped", self.name, job.label
@@ -266,7 +266,7 @@ class Worker(TurnTaker, Interruptible):
 
     def _close(self) -> None:
         try:
-            self.driver.close()
+            self.connection.close()
         except Exception:
             logger.exception("%s: its connection could not be closed", self.name)
 
@@ -306,7 +306,7 @@ class Worker(TurnTaker, Interruptible):
 
     def leave_gate(self) -> None:
         """Let the next writer in, unless a transaction goes on."""
-        if not self.driver.in_transaction():
+        if not self.connection.in_transaction():
             self._leave_gate()
 
     def _note_gate(self, gate: WriteGate) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import peewee
 
 from .._bridge.connections import require_task
-from .._bridge.places import current_driver, on_loop_thread
+from .._bridge.places import current_connection, on_loop_thread
 from .._errors import PoolClosed
 from .._orm.database import CLOSE_TIMEOUT, AsyncDatabase
 from .._orm.transactions import AsyncConnectionContext
@@ -108,4 +108,4 @@ class HeldConnections(PrefixedDatabase):
         return False
 
     def _is_own_worker(self) -> bool:
-        return current_driver(self) is not None
+        return current_connection(self) is not None

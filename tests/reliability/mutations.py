@@ -64,7 +64,7 @@ MUTATIONS = [
         "never-retry rule",
         "_orm/execution.py",
         '            if _is_lost(worker, error):\n                raise _explain_loss(error, worker, "a statement") from error\n',
-        "            if _is_lost(worker, error):\n                worker.driver.ready(worker.check_interrupted)\n                return super()._execute_cursor(sql, params, **options)  # type: ignore[misc]\n",
+        "            if _is_lost(worker, error):\n                worker.connection.ready(worker.check_interrupted)\n                return super()._execute_cursor(sql, params, **options)  # type: ignore[misc]\n",
         "tests/reliability/test_wire.py -k sent_once",
     ),
     Mutation(
@@ -91,7 +91,7 @@ MUTATIONS = [
     Mutation(
         "dead after an error inside a function",
         "_orm/execution.py",
-        "            worker.driver.note_job_end()\n            raise\n",
+        "            worker.connection.note_job_end()\n            raise\n",
         "            raise\n",
         "tests/reliability/test_dead_transactions.py -k sqlite",
     ),

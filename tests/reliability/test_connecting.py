@@ -84,7 +84,7 @@ async def test_a_connection_that_is_lost_as_soon_as_it_is_open_is_replaced(
     """Nothing was sent over it yet: the call does not hear of it."""
     server: Any = make_database.server
     database = make_database(pool_size=1)
-    driver_class = type(database.backend.make_driver())
+    driver_class = type(database.backend.make_connection())
     connected, killed = driver_class.connected, []
 
     def kill_the_first(driver: Any) -> None:
@@ -150,7 +150,7 @@ async def test_a_statement_whose_connection_was_cut_ends_on_the_server(
     if int(server.query("SHOW server_version_num")[0][0]) < 140000:
         return  # it cannot notice
     monkeypatch.setattr(worker, "GRACE", 0.1)
-    driver_class = type(models.database.backend.make_driver())
+    driver_class = type(models.database.backend.make_connection())
     monkeypatch.setattr(driver_class, "stop_statement", lambda driver: None)
     await models.database.execute_sql("SET a.b = '1'")  # so that the session has been reset once
     sql = "INSERT INTO users (name, age) SELECT 'late', 0 FROM pg_sleep(30)"
@@ -184,7 +184,7 @@ async def test_connections_of_one_burst_do_not_end_in_one_burst(make_database: M
     """Each lives nine tenths of max_lifetime at least, and how much more is chance."""
     lifetime = 1000.0
     async with make_database(pool_size=8, pool_min_size=8, max_lifetime=lifetime) as database:
-        drivers = [worker.driver for worker in database.contexts.pool()._crew.workers]
+        drivers = [worker.connection for worker in database.contexts.pool()._crew.workers]
         lives = [driver._replace_at - driver._used_at for driver in drivers]
         assert len(lives) == 8
         assert all(0.9 * lifetime - 60 <= life <= lifetime for life in lives)

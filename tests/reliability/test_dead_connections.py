@@ -227,7 +227,7 @@ async def test_a_connection_idle_for_long_is_asked_whether_it_answers(
 ) -> None:
     """A peer that has died without a word is found out before a statement is sent, and replaced."""
     async with make_database(pool_size=1) as database:
-        driver_class = type(database.backend.make_driver())
+        driver_class = type(database.backend.make_connection())
         asked: list[str] = []
         before = make_database.server.backends()  # type: ignore[union-attr]
         monkeypatch.setattr(base, "ASK_AFTER", 0.0)

@@ -81,7 +81,7 @@ async def test_functions_that_peewee_writes_are_seen_too(models: Models) -> None
 @pytest.mark.parametrize("make_database", ["psycopg2", "psycopg3", "pymysql"], indirect=True)
 async def test_orm_statements_pay_nothing(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     """No reset is sent after statements that Peewee wrote, blocks included; after raw SQL there is one."""
-    driver_class = type(models.database.backend.make_driver())
+    driver_class = type(models.database.backend.make_connection())
     resets: list[str] = []
     real = driver_class.reset_session
     monkeypatch.setattr(driver_class, "reset_session", lambda driver: (resets.append("reset"), real(driver)))

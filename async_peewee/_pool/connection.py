@@ -1,6 +1,6 @@
-"""Driver: what a worker needs of its connection, whatever the database.
+"""Connection: what a worker needs of its connection, whatever the database.
 
-A driver belongs to one worker. Its methods run on that worker's thread, except `interrupt`
+It belongs to one worker. Its methods run on that worker's thread, except `interrupt`
 and `kill`, which run on another one while a statement of the worker is running.
 """
 
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 
 def close_quietly(close: Callable[[], None]) -> None:
-    """Close a cursor whatever became of its connection, which the driver looks after."""
+    """Close a cursor whatever became of its connection, which the worker's looks after."""
     for _ in range(2):
         try:
             close()
@@ -23,8 +23,8 @@ def close_quietly(close: Callable[[], None]) -> None:
             continue
 
 
-class Driver(Protocol):
-    """What a worker needs from its connection; `_drivers_*` has one for each database."""
+class Connection(Protocol):
+    """What a worker needs from its connection; `_drivers` has one for each database."""
 
     # Peewee's state of the worker's thread: closed, transactions, callbacks.
     state: dict[str, Any]
