@@ -24,14 +24,14 @@ def python_with(name: str, packages: Sequence[str]) -> str:
     wanted = "\n".join([sys.version, *packages])
     folder = FOLDER / f"{name}-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}"
     python = folder / "bin" / "python"
-    if not (folder / "ready").exists():
+    if not (folder / "ensure_connected").exists():
         shutil.rmtree(folder, ignore_errors=True)
         venv.create(folder, with_pip=True)
         command = [str(python), "-m", "pip", "install", "-q", *packages]
         installed = subprocess.run(command, capture_output=True, text=True)
         if installed.returncode:
             raise NotInstallableError(installed.stderr.strip().splitlines()[-1])
-        (folder / "ready").touch()
+        (folder / "ensure_connected").touch()
     return str(python)
 
 

@@ -29,16 +29,16 @@ class FakeConnection:
     def opens_slowly(self) -> bool:
         return False
 
-    def ready(self, check: Callable[[], None]) -> None:
-        self.calls.append("ready")
+    def ensure_connected(self, check: Callable[[], None]) -> None:
+        self.calls.append("ensure_connected")
 
     def begin_statement(self) -> None: ...
 
-    def note_job_end(self) -> None:
-        self.calls.append("note_job_end")
+    def check_transaction(self) -> None:
+        self.calls.append("check_transaction")
 
-    def settle(self) -> None:
-        self.calls.append("settle")
+    def clean_up(self) -> None:
+        self.calls.append("clean_up")
 
     def in_transaction(self) -> bool:
         return self.in_a_transaction

@@ -1,6 +1,6 @@
 """Programs made at random: what a step does, written once for plain Peewee and for its awaited form.
 
-On the synchronous side nothing is ever awaited: `side.settle()` awaits what can be.
+On the synchronous side nothing is ever awaited: `side.clean_up()` awaits what can be.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Side:
         self.log: list[Any] = []
         self.kept: Any = None
 
-    async def settle(self, value: Any) -> Any:
+    async def clean_up(self, value: Any) -> Any:
         return await value if isawaitable(value) and not isinstance(value, peewee.BaseQuery) else value
 
     async def each(self, rows: Any) -> list[Any]:
@@ -84,7 +84,7 @@ class Side:
 
     async def prefetch(self, *queries: Any) -> Any:
         function = async_peewee.prefetch if self.is_async else peewee.prefetch
-        return [[row, row.tweets] for row in await self.settle(function(*queries))]
+        return [[row, row.tweets] for row in await self.clean_up(function(*queries))]
 
     def user(self, number: int) -> Any:
         """Return a user with that key, who may not be there, without a query."""
@@ -108,29 +108,32 @@ async def edit(s: Side, x: Step) -> Any:
         s.kept.age, s.kept.friend = x.number, x.number or None
     elif s.kept is not None:
         s.kept.user = s.user(x.number)
-    return s.kept and [await s.settle(s.kept.save()), s.kept]
+    return s.kept and [await s.clean_up(s.kept.save()), s.kept]
 
 
 async def follow(s: Side, x: Step) -> Any:
     """Go from a tweet to its user, to the user's friend, and look again at what is loaded."""
-    tweet = await s.settle(s.Tweet.get(s.Tweet.text == x.name))
-    user = await s.settle(tweet.user)
-    friend = await s.settle(user.friend)
+    tweet = await s.clean_up(s.Tweet.get(s.Tweet.text == x.name))
+    user = await s.clean_up(tweet.user)
+    friend = await s.clean_up(user.friend)
     return [tweet.user.name, friend and friend.name, tweet.user_id]
 
 
 async def filled(s: Side, x: Step) -> Any:
     """Use a query that was executed: its length, its rows, a row, whether it has any, itself again."""
     query = s.users.where(s.User.age <= x.number)
-    await s.settle(query.execute())
+    await s.clean_up(query.execute())
     twice = [row.name for row in query] + await s.each(query)
-    return [len(query), bool(query), query[:1], twice, await s.settle(query.count())]
+    return [len(query), bool(query), query[:1], twice, await s.clean_up(query.count())]
 
 
 async def change_groups(s: Side, x: Step) -> Any:
     """Put a user into groups, take some away, and see who is in which."""
     user = s.user(1 + x.number % 3)
-    results = [await s.settle(user.groups.add([1, 2][: x.number])), await s.settle(user.groups.remove([1]))]
+    results = [
+        await s.clean_up(user.groups.add([1, 2][: x.number])),
+        await s.clean_up(user.groups.remove([1])),
+    ]
     results.append(await s.each(user.groups.order_by(s.Group.id)))
     return [*results, await s.each(s.Group(id=2).users.order_by(s.User.id))]
 
@@ -139,20 +142,20 @@ async def bulk_update(s: Side, x: Step) -> Any:
     rows = await s.each(s.users)
     for row in rows:
         row.age, row.friend = row.age + x.number, rows[0]
-    return rows and await s.settle(s.User.bulk_update(rows, ["age", "friend"], batch_size=2))
+    return rows and await s.clean_up(s.User.bulk_update(rows, ["age", "friend"], batch_size=2))
 
 
 async def insert_twice(s: Side, x: Step) -> Any:
     """Execute the same query twice."""
     query = s.Tweet.insert_many([{"user": x.number, "text": x.name}] * 2)
-    return [await s.settle(query.as_rowcount().execute()) for _ in range(2)]
+    return [await s.clean_up(query.as_rowcount().execute()) for _ in range(2)]
 
 
 async def return_twice(s: Side, x: Step) -> Any:
     """Write and return rows twice with one query, and look at the rows that it has between."""
     query = s.User.update(age=s.User.age + 1).where(s.User.name == x.name).returning(s.User.age)
-    first = ages(await s.settle(query.execute()))
-    return [first, ages(await s.each(query)), ages(await s.settle(query.execute()))]
+    first = ages(await s.clean_up(query.execute()))
+    return [first, ages(await s.each(query)), ages(await s.clean_up(query.execute()))]
 
 
 def ages(rows: Any) -> list[int]:
@@ -161,7 +164,7 @@ def ages(rows: Any) -> list[int]:
 
 async def raw_cursor(s: Side, x: Step) -> Any:
     sql = f"SELECT name, age FROM users WHERE age >= {s.database.param} ORDER BY id"
-    cursor = await s.settle(s.database.execute_sql(sql, (x.number,)))
+    cursor = await s.clean_up(s.database.execute_sql(sql, (x.number,)))
     return [cursor.fetchone(), cursor.fetchall(), cursor.fetchone()]
 
 
@@ -178,7 +181,7 @@ async def generate(s: Side, x: Step) -> Any:
         if x.number == 2:
             raise LookupError(x.name)
 
-    return await s.settle(s.Tweet.insert_many(rows()).as_rowcount().execute())
+    return await s.clean_up(s.Tweet.insert_many(rows()).as_rowcount().execute())
 
 
 # -- steps of one -----------------------------------------------------------------------------

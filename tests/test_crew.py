@@ -150,7 +150,7 @@ async def test_a_block_may_end_while_the_pool_closes() -> None:
         with pytest.raises(PoolClosed):
             await fake.run(lambda: 42)
         await fake.run(lambda: None, worker=worker, unpin=True)
-    assert fake.connections[0].calls[-2:] == ["settle", "close"]
+    assert fake.connections[0].calls[-2:] == ["clean_up", "close"]
     assert worker_threads() == []
     with pytest.raises(PoolClosed):
         await fake.run(lambda: 42, worker=worker)

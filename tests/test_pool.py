@@ -87,7 +87,7 @@ async def test_a_pinned_worker_serves_its_own_jobs_only() -> None:
             group.start_soon(fake.run, lambda: order.append("other"))
             await wait_until(lambda: fake.pool.stats().waiting == 1)
             await fake.run(lambda: order.append("own"), worker=worker)
-            assert fake.connections[0].calls.count("settle") == 0
+            assert fake.connections[0].calls.count("clean_up") == 0
             await fake.run(lambda: order.append("last"), worker=worker, unpin=True)
         assert order == ["own", "last", "other"]
         assert fake.pool.stats().pinned == 0

@@ -53,16 +53,16 @@ class Interpreter(Side):
 
     async def main(self, program: list[Any]) -> None:
         for name, friend in (("first", None), ("Huey", 1), ("third", 2)):
-            await self.settle(self.User.create(name=name, age=friend or 0, friend=friend))
-            await self.settle(self.Group.create(name=name))
-            await self.settle(
+            await self.clean_up(self.User.create(name=name, age=friend or 0, friend=friend))
+            await self.clean_up(self.Group.create(name=name))
+            await self.clean_up(
                 self.Tweet.create(text="Mickey" if friend is None else "Zaizee", user=friend or 1)
             )
         try:
             await self.perform(program)
         finally:
             for model in self.models:
-                rows = await self.settle(model.select().order_by(model.id).tuples().execute())
+                rows = await self.clean_up(model.select().order_by(model.id).tuples().execute())
                 self.log.append(list(rows))
 
     async def perform(self, program: list[Any]) -> None:
@@ -76,7 +76,7 @@ class Interpreter(Side):
             self.log.append((self.database.transaction_depth(), self.database.in_transaction()))
 
     async def call(self, step: Step) -> None:
-        result = await self.settle(self.actions[step.action](self, step))
+        result = await self.clean_up(self.actions[step.action](self, step))
         if isinstance(result, (self.User, self.Tweet)):
             self.kept = result
         self.log.append((step.action, plainly(result)))
@@ -116,7 +116,7 @@ class Interpreter(Side):
         async with Either(context, self.is_async) as transaction:
             await self.body(block)
             if block.ending in ("commit", "rollback"):
-                await self.settle(getattr(transaction, block.ending)())
+                await self.clean_up(getattr(transaction, block.ending)())
                 await self.call(Step("ignore", "after", 0))
 
     async def connection(self, block: Block) -> None:
@@ -125,20 +125,20 @@ class Interpreter(Side):
 
     async def manual(self, block: Block) -> None:
         async with Either(self.database.manual_commit(), self.is_async):
-            await self.settle(self.database.begin())
+            await self.clean_up(self.database.begin())
             await self.finish(block, self.database.commit, self.database.rollback)
 
     async def session(self, block: Block) -> None:
-        await self.settle(self.database.session_start())
+        await self.clean_up(self.database.session_start())
         await self.finish(block, self.database.session_commit, self.database.session_rollback)
 
     async def finish(self, block: Block, commit: Callable[[], Any], rollback: Callable[[], Any]) -> None:
         try:
             await self.body(block)
         except BaseException:
-            await self.settle(rollback())
+            await self.clean_up(rollback())
             raise
-        await self.settle(rollback() if block.ending == "rollback" else commit())
+        await self.clean_up(rollback() if block.ending == "rollback" else commit())
 
     async def body(self, block: Block) -> None:
         await self.perform(block.steps)
@@ -146,7 +146,7 @@ class Interpreter(Side):
             raise Boom(block.kind)
 
     async def decorated(self, block: Block) -> None:
-        await self.settle(self.database.atomic()(self.synchronously)(block))
+        await self.clean_up(self.database.atomic()(self.synchronously)(block))
 
     async def decorated_async(self, block: Block) -> None:
         if self.is_async:

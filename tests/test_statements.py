@@ -9,7 +9,7 @@ from async_peewee._drivers.statement_profiles import Statement, Statements
 
 
 def test_a_short_execution_is_believed_at_once_and_a_long_one_by_and_by() -> None:
-    statement = Statement(leaves_traces=False, may_write=False, seconds=0.008)
+    statement = Statement(changes_session=False, may_write=False, seconds=0.008)
     statement.took(0.001)
     assert statement.seconds == 0.001
     statement.took(0.005)
@@ -29,8 +29,8 @@ def test_a_text_is_classified_once_by_who_wrote_it() -> None:
     statements = Statements(classify)
     first = statements.find("SELECT 1", False)
     assert statements.find("SELECT 1", False) is first
-    assert first.leaves_traces
-    assert not statements.find("SELECT 1", True).leaves_traces
+    assert first.changes_session
+    assert not statements.find("SELECT 1", True).changes_session
     assert asked == [("SELECT 1", False), ("SELECT 1", True)]
 
 

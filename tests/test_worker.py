@@ -204,14 +204,14 @@ def test_a_connection_is_readied_and_settled_around_a_job_and_around_a_block(sta
     """Within a block it is only looked at: nothing may be replaced there."""
     jobs = [Job(lambda: None, "call"), Job(lambda: None, "pin", pin=True)]
     stage.serve(*jobs, Job(lambda: None, "inside"), Job(lambda: None, "unpin", unpin=True))
-    block = ["ready", "note_job_end", "note_job_end", "settle"]
-    assert stage.connection.calls == ["ready", "settle", *block, "close"]
+    block = ["ensure_connected", "check_transaction", "check_transaction", "clean_up"]
+    assert stage.connection.calls == ["ensure_connected", "clean_up", *block, "close"]
 
 
 def test_a_block_that_could_not_begin_is_none(stage: Stage) -> None:
     stage.serve(Job(lambda: 1 / 0, "pin", pin=True))
     assert not stage.worker.pinned
-    assert stage.connection.calls == ["ready", "settle", "close"]
+    assert stage.connection.calls == ["ensure_connected", "clean_up", "close"]
 
 
 def fails(*arguments: object) -> None:
@@ -220,7 +220,7 @@ def fails(*arguments: object) -> None:
 
 def test_a_connection_that_cannot_be_had_is_the_jobs_error(stage: Stage) -> None:
     ran: list[str] = []
-    stage.connection.ready = fails
+    stage.connection.ensure_connected = fails
     stage.serve(Job(lambda: ran.append("ran"), "call"))
     with pytest.raises(ZeroDivisionError):
         stage.pool.replies[0].outcome()
@@ -273,11 +273,11 @@ def test_the_gate_is_held_as_long_as_the_transaction(stage: Stage) -> None:
     assert held == [True, False]
 
 
-@pytest.mark.parametrize("ending", ["settle", "note_job_end"])
+@pytest.mark.parametrize("ending", ["clean_up", "check_transaction"])
 def test_a_caller_is_answered_whatever_happens_to_the_connection(stage: Stage, ending: str) -> None:
     """One that gets no answer waits for ever, and cannot even be cancelled."""
     setattr(stage.connection, ending, fails)
-    job = Job(lambda: 42, "call", pin=ending == "note_job_end")
+    job = Job(lambda: 42, "call", pin=ending == "check_transaction")
     stage.serve(job)
     assert stage.pool.replies == [job]
     assert job.state is State.DONE
@@ -349,7 +349,7 @@ def test_an_interrupt_never_hits_the_next_job(stage: Stage, guard: Guard) -> Non
 def test_an_interrupt_that_comes_when_its_job_has_ended_strikes_nothing(stage: Stage, guard: Guard) -> None:
     """While the connection is settled, the statement that it would stop could be the rollback."""
     settling, settled = threading.Event(), threading.Event()
-    stage.connection.settle = lambda: (settling.set(), wait_for(settled))
+    stage.connection.clean_up = lambda: (settling.set(), wait_for(settled))
     job = Job(lambda: None, "call")
     stage.worker.inbox.put(job)
     with stage.serving():

@@ -49,7 +49,7 @@ class WorkerConnection:
         # The database has ended the transaction that Peewee believes to be open.
         self.dead: bool = False
         # Something has changed the session that the next user must not meet.
-        self.is_dirty: bool = False
+        self.session_changed: bool = False
         self._acquire_timeout = settings.acquire_timeout
         self._max_lifetime = settings.max_lifetime
         self._used_at = 0.0
@@ -62,7 +62,7 @@ class WorkerConnection:
     def dbapi_connection(self) -> Any:
         return self.state["conn"]
 
-    def ready(self, check: Callable[[], None]) -> None:
+    def ensure_connected(self, check: Callable[[], None]) -> None:
         """Open the connection, or replace it if it is broken, old or of an earlier init().
 
         Before a job, never inside a transaction. `check` raises when nobody wants it any more.
@@ -90,7 +90,7 @@ class WorkerConnection:
         self.state = self.database._state.__dict__
         self._generation = self.database.generation
         connect_patiently(self.database, self._open, self._acquire_timeout, check)
-        self.is_dirty = False
+        self.session_changed = False
         lifetime = self._max_lifetime * random.uniform(SHORTEST_LIFE, 1.0)
         self._replace_at = time.monotonic() + lifetime
 
@@ -114,7 +114,7 @@ class WorkerConnection:
                 f"the server closed the connection that it had just opened ({error})"
             ) from error
 
-    def settle(self) -> None:
+    def clean_up(self) -> None:
         """Leave no open transaction and no broken connection to the next job."""
         self.dead = False
         if self.state["closed"]:
@@ -124,11 +124,11 @@ class WorkerConnection:
         elif self.state["transactions"] or self.in_transaction():
             logger.warning("%r: a transaction was left open; it is rolled back", self.database)
             self._roll_back()
-        if self.is_dirty and not self.state["closed"]:
+        if self.session_changed and not self.state["closed"]:
             self._reset()
 
     def _reset(self) -> None:
-        self.is_dirty = False
+        self.session_changed = False
         try:
             self.reset_session()
         except Exception as error:
@@ -164,7 +164,7 @@ class WorkerConnection:
             if not self.state["closed"]:
                 self._discard()
 
-    def note_job_end(self) -> None:
+    def check_transaction(self) -> None:
         """Note whether the database has ended the transaction; without one, drop a lost connection."""
         transactions = self.state["transactions"]
         if not transactions:
@@ -243,7 +243,7 @@ class WorkerConnection:
     def note_error(self, error: peewee.PeeweeException) -> None:
         """Look whether an error says that the connection is lost, where the driver does not notice."""
 
-    def leaves_traces(self, sql: str, is_generated: bool) -> bool:
+    def changes_session(self, sql: str, is_generated: bool) -> bool:
         """Return True if a statement may change the session. `is_generated`: Peewee wrote it."""
         return not is_generated
 

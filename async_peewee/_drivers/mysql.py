@@ -68,7 +68,7 @@ class MySQLConnection(SocketConnection):
     def is_lost(self) -> bool:
         return self._has_gone or not getattr(self.dbapi_connection, "open", True)
 
-    def leaves_traces(self, sql: str, is_generated: bool) -> bool:
+    def changes_session(self, sql: str, is_generated: bool) -> bool:
         return bool(MYSQL_TRACES.search(sql)) or (not is_generated and not MYSQL_HARMLESS.match(sql))
 
     def in_transaction(self) -> bool:

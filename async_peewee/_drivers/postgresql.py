@@ -33,7 +33,7 @@ class PostgresqlConnection(SocketConnection):
     def is_lost(self) -> bool:
         return bool(self.dbapi_connection.closed)
 
-    def leaves_traces(self, sql: str, is_generated: bool) -> bool:
+    def changes_session(self, sql: str, is_generated: bool) -> bool:
         # Any other statement may call a function that changes a setting.
         return not is_generated or bool(POSTGRESQL_TRACES.search(sql.lower()))
 

@@ -32,8 +32,8 @@ class SqliteConnection(WorkerConnection):
         super().__init__(database, settings)
         self._loaded = Loaded(database)
 
-    def ready(self, check: Callable[[], None]) -> None:
-        super().ready(check)
+    def ensure_connected(self, check: Callable[[], None]) -> None:
+        super().ensure_connected(check)
         self.catch_up()
 
     def _connect(self, check: Callable[[], None]) -> None:
@@ -56,7 +56,7 @@ class SqliteConnection(WorkerConnection):
         self._loaded.change(self.dbapi_connection, method)
 
     def is_usable(self) -> bool:
-        # There is no server that could have gone, and settle() has looked after the last job.
+        # There is no server that could have gone, and clean_up() has looked after the last job.
         return True
 
     def in_transaction(self) -> bool:
@@ -73,7 +73,7 @@ class SqliteConnection(WorkerConnection):
         except Exception:
             return True
 
-    def leaves_traces(self, sql: str, is_generated: bool) -> bool:
+    def changes_session(self, sql: str, is_generated: bool) -> bool:
         return bool(SQLITE_TRACES.search(sql))
 
     def reset_session(self) -> None:

@@ -14,13 +14,13 @@ MOST = 2000
 class Statement(ExpectedTime):
     """What is known of one SQL text."""
 
-    __slots__ = ("leaves_traces", "may_write")
-    leaves_traces: bool
+    __slots__ = ("changes_session", "may_write")
+    changes_session: bool
     may_write: bool
 
-    def __init__(self, leaves_traces: bool, may_write: bool, seconds: float) -> None:
+    def __init__(self, changes_session: bool, may_write: bool, seconds: float) -> None:
         super().__init__(seconds)
-        self.leaves_traces = leaves_traces
+        self.changes_session = changes_session
         self.may_write = may_write
 
 

@@ -147,15 +147,15 @@ class TaskState:
             if _is_lost(worker, error):
                 raise _explain_loss(error, worker, "a statement") from error
             # It may have taken the transaction with it, and the function that runs go on.
-            worker.connection.note_job_end()
+            worker.connection.check_transaction()
             raise
 
     def _begin_statement(self, worker: Worker, statement: Statement) -> None:
         """Refuse a statement of a job that was cancelled or whose transaction is dead."""
         worker.check_interrupted()
         worker.connection.begin_statement()
-        if statement.leaves_traces:
-            worker.connection.is_dirty = True
+        if statement.changes_session:
+            worker.connection.session_changed = True
         if statement.may_write and worker.held_gate is None:
             self.backend.enter_gate(worker)
 
@@ -163,7 +163,7 @@ class TaskState:
         connection = current_connection(self)
         assert connection is not None
         return Statement(
-            connection.leaves_traces(sql, is_generated),
+            connection.changes_session(sql, is_generated),
             self.backend.may_write(sql),
             connection.expected_seconds,
         )
@@ -216,7 +216,7 @@ class TaskState:
 def _note_user(worker: Worker, frame: FrameType) -> None:
     # What user code does to a raw connection nobody knows; Peewee's own is no news.
     if not is_peewee(frame):
-        worker.connection.is_dirty = True
+        worker.connection.session_changed = True
 
 
 def _is_lost(worker: Worker, error: peewee.PeeweeException) -> bool:

@@ -199,7 +199,7 @@ class Block(Decorator):
         connection = current_connection(self.db)
         if connection is not None and not transactions:
             self.db._clear_commit_callbacks()
-            connection.note_job_end()
+            connection.check_transaction()
 
     def writes(self) -> bool:
         """Return True if the block takes the database's write lock on entry."""

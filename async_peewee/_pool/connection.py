@@ -29,13 +29,13 @@ class Connection(Protocol):
     # Peewee's state of the worker's thread: closed, transactions, callbacks.
     state: dict[str, Any]
     # Something has changed the session that the next user must not meet.
-    is_dirty: bool
+    session_changed: bool
     # From how many seconds on a statement is worth passing the turn on for.
     worth_passing: float
     # Whether the database works in another process: who waits for it leaves a processor free.
     may_overlap: bool
 
-    def ready(self, check: Callable[[], None]) -> None:
+    def ensure_connected(self, check: Callable[[], None]) -> None:
         """Open the connection, or replace it if it is broken or old.
 
         `check` raises when nobody wants it any more.
@@ -50,10 +50,10 @@ class Connection(Protocol):
     def begin_statement(self) -> None:
         """Prepare for a statement; raise if the database has ended the transaction that it is for."""
 
-    def note_job_end(self) -> None:
+    def check_transaction(self) -> None:
         """Look what a job has left of the transaction that goes on, or of the connection without one."""
 
-    def settle(self) -> None:
+    def clean_up(self) -> None:
         """Leave nothing of a job behind: no open transaction, no broken connection."""
 
     def in_transaction(self) -> bool:

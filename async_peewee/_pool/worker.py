@@ -237,9 +237,9 @@ class Worker(TurnTaker, Interruptible):
     def _make_ready(self) -> None:
         if self.connection.state.get("closed") and self.connection.opens_slowly():
             with self.aside():
-                self.connection.ready(self.check_interrupted)
+                self.connection.ensure_connected(self.check_interrupted)
         else:
-            self.connection.ready(self.check_interrupted)
+            self.connection.ensure_connected(self.check_interrupted)
 
     def _check_lease(self, job: Job) -> None:
         # Its block has ended before it: here it would be part of another's, or committed on its own.
@@ -253,9 +253,9 @@ class Worker(TurnTaker, Interruptible):
                 leave()
             stays = (self.pinned or (job.pin and job.error is None)) and not job.unpin
             if stays:
-                self.connection.note_job_end()
+                self.connection.check_transaction()
             else:
-                self.connection.settle()
+                self.connection.clean_up()
         except Exception:
             logger.exception(
                 "%s: cleaning up after %s failed, the connection is dropped", self.name, job.label

@@ -64,7 +64,7 @@ MUTATIONS = [
         "never-retry rule",
         "_orm/execution.py",
         '            if _is_lost(worker, error):\n                raise _explain_loss(error, worker, "a statement") from error\n',
-        "            if _is_lost(worker, error):\n                worker.connection.ready(worker.check_interrupted)\n                return super()._execute_cursor(sql, params, **options)  # type: ignore[misc]\n",
+        "            if _is_lost(worker, error):\n                worker.connection.ensure_connected(worker.check_interrupted)\n                return super()._execute_cursor(sql, params, **options)  # type: ignore[misc]\n",
         "tests/reliability/test_wire.py -k sent_once",
     ),
     Mutation(
@@ -91,7 +91,7 @@ MUTATIONS = [
     Mutation(
         "dead after an error inside a function",
         "_orm/execution.py",
-        "            worker.connection.note_job_end()\n            raise\n",
+        "            worker.connection.check_transaction()\n            raise\n",
         "            raise\n",
         "tests/reliability/test_dead_transactions.py -k sqlite",
     ),
@@ -175,7 +175,7 @@ MUTATIONS = [
     Mutation(
         "session reset",
         "_drivers/base.py",
-        "        if self.is_dirty and not",
+        "        if self.session_changed and not",
         "        if False and not",
         "tests/reliability/test_hygiene.py -k 'session_state and asyncio'",
     ),

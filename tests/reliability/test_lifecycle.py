@@ -104,7 +104,7 @@ def test_a_program_that_never_closes_ends_promptly(make_database: Maker, runner:
         await Row.create_table()
         await Row.create(text="kept")
         print(await Row.select().count())
-        print("ready")
+        print("ensure_connected")
     {runner}
     """
     seconds, output = run_program(textwrap.dedent(body), *target_of(make_database))
@@ -129,7 +129,7 @@ def test_a_program_that_ends_in_a_transaction_commits_nothing(make_database: Mak
             group.start_soon(in_a_block, inside)
             await inside.wait()
             await anyio.sleep(0.1)
-            print("ready")
+            print("ensure_connected")
             group.cancel_scope.cancel()
     {runner}
     """
@@ -160,7 +160,7 @@ def test_a_task_still_in_a_transaction_when_main_returns_commits_nothing(
         task = asyncio.create_task(in_a_block(inside))
         await inside.wait()
         await anyio.sleep(0.1)
-        print("ready")
+        print("ensure_connected")
     {runner}
     """
     seconds, output = run_program(textwrap.dedent(body), *target_of(make_database))
