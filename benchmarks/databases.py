@@ -43,7 +43,7 @@ class Target:
         cursor.close()
         return rows
 
-    def fill(self, rows: int) -> None:
+    def read_all(self, rows: int) -> None:
         """Make the tables anew, with so many rows to stream."""
         serial = "INTEGER PRIMARY KEY" if self.kind == "sqlite" else "SERIAL PRIMARY KEY"
         self.drop()

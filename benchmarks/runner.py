@@ -41,7 +41,7 @@ class Run:
         if any(name.startswith("postgresql") for name in servers):
             self._targets["postgresql"] = self._stack.enter_context(postgresql_target(url))
         for name, target in self._targets.items():
-            target.fill(self._options["stream_rows"])
+            target.read_all(self._options["stream_rows"])
             self._addresses[name] = target.address
         if "postgresql-1ms" in servers:
             address = delayed(self._targets["postgresql"].address)

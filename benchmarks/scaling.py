@@ -74,7 +74,7 @@ def main() -> None:
     print("| calls at once | us for a call | peak KB for a call | furthest from its place |")
     print("|---:|---:|---:|---:|")
     with sqlite_target() as target:
-        target.fill(1_000)
+        target.read_all(1_000)
         for calls in CALLS:
             figures = asyncio.run(queue(target.address, calls))
             figures["kb"] = asyncio.run(queue(target.address, calls, traced=True))["kb"]

@@ -126,7 +126,7 @@ def test_chart_has_a_bar_for_each_contender() -> None:
 async def test_every_operation_that_is_counted_was_done(operation: str, contender: str) -> None:
     """On each loop; a contender's writes are all in the database afterwards."""
     with sqlite_target() as target:
-        target.fill(500)
+        target.read_all(500)
         subject = load(contender)(target.address, "sqlite", 2)
         measured = measure(subject, operation, 3, OPTIONS)
         figures = drive(measured) if subject.is_synchronous else await measured
@@ -139,7 +139,7 @@ async def test_every_operation_that_is_counted_was_done(operation: str, contende
 
 async def test_streaming_counts_all_rows() -> None:
     with sqlite_target() as target:
-        target.fill(500)
+        target.read_all(500)
         figures = await measure(load("ours")(target.address, "sqlite", 2), "stream", 1, OPTIONS)
         assert figures["done"] == 500
         assert figures["rate"] > 0
@@ -147,7 +147,7 @@ async def test_streaming_counts_all_rows() -> None:
 
 def test_a_contender_that_returns_wrong_rows_is_an_error() -> None:
     with sqlite_target() as target:
-        target.fill(500)
+        target.read_all(500)
         target.query("DELETE FROM bench_item WHERE id > 50")
         measured = measure(load("plain")(target.address, "sqlite", 2), "list_100", 1, OPTIONS)
         with pytest.raises(Exception, match="50 came back, where 100 was expected"):
@@ -158,7 +158,7 @@ def test_a_child_process_answers_with_figures_or_the_error(tmp_path: Path) -> No
     process = Process(sys.executable, "plain", tmp_path / "log")
     request = {"driver": "sqlite", "operation": "get", "tasks": 1, "loop": "", "options": OPTIONS}
     with sqlite_target() as target:
-        target.fill(schema.ITEMS)
+        target.read_all(schema.ITEMS)
         assert process.ask({**request, "address": target.address}, 60)["rate"] > 0
         target.drop()
         assert "no such table" in process.ask({**request, "address": target.address}, 60)["error"]

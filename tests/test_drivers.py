@@ -39,7 +39,7 @@ async def names(models: Models) -> list[str]:
     return [user.name for user in await models.User.select().order_by(models.User.name)]
 
 
-async def fill(models: Models, count: int) -> None:
+async def read_all(models: Models, count: int) -> None:
     await models.User.insert_many([{"name": f"{n:05}"} for n in range(count)]).execute()
 
 
@@ -61,7 +61,7 @@ async def test_rows_are_written_read_changed_and_deleted(models: Models) -> None
 
 async def test_raw_cursors_come_back_with_their_rows(models: Models) -> None:
     """With no row, with rows, and of a statement that has none."""
-    await fill(models, 2)
+    await read_all(models, 2)
     database = models.database
     cursor = await database.execute_sql("SELECT name FROM users ORDER BY name")
     assert [column[0] for column in cursor.description] == ["name"]
@@ -112,7 +112,7 @@ async def test_nested_transactions_commit_and_roll_back(models: Models) -> None:
 @pytest.mark.parametrize("in_block", [False, True], ids=["alone", "in_block"])
 async def test_a_stream_left_early_gives_its_connection_back(models: Models, in_block: bool) -> None:
     """Whole, left by break, and dropped: the next statement on the same connection finds nothing of it."""
-    await fill(models, 3000)
+    await read_all(models, 3000)
     User, database = models.User, models.database
     # Outside of a block the pool of one makes sure that it is the same connection.
     async with database.atomic() if in_block else nullcontext():
@@ -136,7 +136,7 @@ async def test_a_stream_left_early_keeps_its_connection(make_any: Maker) -> None
     async with make_any(pool_size=1) as database:
         models = Models(database)
         await database.create_tables(models.all)
-        await fill(models, 3000)
+        await read_all(models, 3000)
         backends = server_of(make_any).backends()
         # More than the sockets hold, so that the server is in the middle of it.
         rows = models.User.select(models.User.name, peewee.fn.REPEAT("x", 5000).alias("padding"))
@@ -242,7 +242,7 @@ async def test_a_connection_killed_under_a_stream_leaves_no_complaint(
     models: Models, make_any: Maker
 ) -> None:
     """Neither the cursor nor its result warns when it is dropped (a warning fails the test)."""
-    await fill(models, 5000)
+    await read_all(models, 5000)
     async for _ in models.User.select().iterator():
         kill_all(make_any)
         break

@@ -17,18 +17,18 @@ from tests.support import Models, queries_of
 @pytest.fixture
 async def filled(models: Models) -> Models:
     """Three users aged 1 to 3, with as many tweets each."""
-    await models.database.run(fill, models)
+    await models.database.run(read_all, models)
     return models
 
 
 @pytest.fixture
 async def sqlite_filled(sqlite_models: Models) -> Models:
     """The same on SQLite, for what does not depend on the database."""
-    await sqlite_models.database.run(fill, sqlite_models)
+    await sqlite_models.database.run(read_all, sqlite_models)
     return sqlite_models
 
 
-def fill(models: Models) -> None:
+def read_all(models: Models) -> None:
     rows = [("Huey", 1), ("Mickey", 2), ("Zaizee", 3)]
     models.User.insert_many(rows, fields=[models.User.name, models.User.age]).execute()
     for user in models.User.select().order_by(models.User.age):

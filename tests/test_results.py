@@ -13,7 +13,7 @@ import pytest
 
 from async_peewee import AsyncMySQLDatabase
 from async_peewee._bridge import results
-from async_peewee._bridge.results import BufferedCursor, fill, seal, sealed
+from async_peewee._bridge.results import BufferedCursor, detach, detached, read_all
 from tests.support import Models, queries_of
 
 
@@ -98,7 +98,7 @@ def test_fill_reads_every_row_once(plain: Any) -> None:
     for already in (1, 4, 99):
         wrapper = plain.select().order_by(plain.i).execute()
         wrapper.fill_cache(already)
-        assert fill(wrapper) is wrapper
+        assert read_all(wrapper) is wrapper
         assert [row.i for row in wrapper] == list(range(10))
         assert wrapper.populated
         # One that was full already has been closed by Peewee.
@@ -108,14 +108,14 @@ def test_fill_reads_every_row_once(plain: Any) -> None:
 def test_seal_makes_results_fit_to_travel(plain: Any, connection: sqlite3.Connection) -> None:
     """Wrappers, executed queries, Peewee's generators and raw cursors; all else is passed as it is."""
     query = plain.select().order_by(plain.i)
-    assert seal(query.execute()).populated
+    assert detach(query.execute()).populated
     lazy = plain.select()
     iter(lazy)
-    assert seal(lazy)._cursor_wrapper.populated
-    assert seal(query.clone().iterator())[3].i == 3
-    assert seal(query.scalars())[:3] == [0, 1, 2]
-    assert isinstance(seal(connection.execute("SELECT 1")), BufferedCursor)
-    buffered = seal(connection.execute("SELECT 1"))
+    assert detach(lazy)._cursor_wrapper.populated
+    assert detach(query.clone().iterator())[3].i == 3
+    assert detach(query.scalars())[:3] == [0, 1, 2]
+    assert isinstance(detach(connection.execute("SELECT 1")), BufferedCursor)
+    buffered = detach(connection.execute("SELECT 1"))
 
     def own() -> Iterator[int]:
         yield 1
@@ -130,15 +130,15 @@ def test_seal_makes_results_fit_to_travel(plain: Any, connection: sqlite3.Connec
         plain(i=1),
         unexecuted := plain.select(),
     ):
-        assert seal(value) is value
+        assert detach(value) is value
     assert next(generator) == 1
     assert unexecuted._cursor_wrapper is None
 
 
-def test_sealed_defers_the_call() -> None:
-    """The function runs, and its result is sealed, when the sealed call is made."""
+def test_detached_defers_the_call() -> None:
+    """The function runs, and its result is detached, when the detached call is made."""
     calls: list[Any] = []
-    call = sealed(lambda *args, **kwargs: calls.append((args, kwargs)), 1, x=2)
+    call = detached(lambda *args, **kwargs: calls.append((args, kwargs)), 1, x=2)
     assert calls == []
     assert call() is None
     assert calls == [((1,), {"x": 2})]

@@ -12,7 +12,7 @@ import pytest
 
 from async_peewee import AsyncModel, AsyncSqliteDatabase
 from async_peewee._bridge import results, streams
-from async_peewee._bridge.results import SAMPLE, SLICE, fill
+from async_peewee._bridge.results import SAMPLE, SLICE, read_all
 from tests.support import Maker
 
 HERE = "the loop's thread"
@@ -277,6 +277,6 @@ def test_many_rows_are_made_with_pauses_for_the_loop(
     monkeypatch.setattr(results.time, "sleep", lambda seconds: paused_at.append(len(made)))
     Plain.insert_many([(i,) for i in range(count)]).execute()
     query = Plain.select(Plain.i).order_by(Plain.i).objects(lambda **row: made.append(row["i"]) or row["i"])
-    wrapper = fill(query.execute())
+    wrapper = read_all(query.execute())
     assert wrapper.row_cache == made == list(range(count))
     assert paused_at == list(range(3, count, 3))

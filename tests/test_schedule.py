@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from async_peewee._drivers.statement_profiles import Statement
+from async_peewee._drivers.statement_profiles import StatementProfile
 from async_peewee._pool import gil, pool, scheduler
 from async_peewee._pool.jobs import Job, State
 from async_peewee._pool.worker import current_worker
@@ -59,7 +59,7 @@ async def test_a_second_worker_overlaps_where_calls_wait_for_a_server(
     monkeypatch.setattr(FakeConnection, "may_overlap", may_overlap)
 
     def call() -> None:
-        worker_here().ask(Statement(False, False, seconds), lambda: None)
+        worker_here().ask(StatementProfile(False, False, seconds), lambda: None)
 
     async with FakePool(pool_size=10) as fake:
         for _ in range(20):

@@ -16,11 +16,11 @@ pytestmark = on_each_library
 @pytest.fixture
 async def filled(models: Models) -> Models:
     """Four users of two ages, with as many tweets as their number says."""
-    await models.database.run(fill, models)
+    await models.database.run(read_all, models)
     return models
 
 
-def fill(models: Models) -> None:
+def read_all(models: Models) -> None:
     rows = [("a", 1), ("b", 1), ("c", 2), ("d", 2)]
     models.User.insert_many(rows, fields=[models.User.name, models.User.age]).execute()
     for user in models.User.select().order_by(models.User.id):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from async_peewee._drivers import statement_profiles
-from async_peewee._drivers.statement_profiles import Statement, Statements
+from async_peewee._drivers.statement_profiles import StatementProfile, StatementProfiles
 
 
 def test_a_short_execution_is_believed_at_once_and_a_long_one_by_and_by() -> None:
-    statement = Statement(changes_session=False, may_write=False, seconds=0.008)
+    statement = StatementProfile(changes_session=False, may_write=False, seconds=0.008)
     statement.took(0.001)
     assert statement.seconds == 0.001
     statement.took(0.005)
@@ -22,11 +22,11 @@ def test_a_short_execution_is_believed_at_once_and_a_long_one_by_and_by() -> Non
 def test_a_text_is_classified_once_by_who_wrote_it() -> None:
     asked: list[tuple[str, bool]] = []
 
-    def classify(sql: str, is_generated: bool) -> Statement:
+    def classify(sql: str, is_generated: bool) -> StatementProfile:
         asked.append((sql, is_generated))
-        return Statement(not is_generated, False, 0)
+        return StatementProfile(not is_generated, False, 0)
 
-    statements = Statements(classify)
+    statements = StatementProfiles(classify)
     first = statements.find("SELECT 1", False)
     assert statements.find("SELECT 1", False) is first
     assert first.changes_session
@@ -36,7 +36,7 @@ def test_a_text_is_classified_once_by_who_wrote_it() -> None:
 
 def test_so_many_texts_are_remembered_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statement_profiles, "MOST", 10)
-    statements = Statements(lambda sql, is_generated: Statement(False, False, 0))
+    statements = StatementProfiles(lambda sql, is_generated: StatementProfile(False, False, 0))
     for number in range(1000):
         statements.find(f"SELECT {number}", True)
         assert len(statements._known[True]) <= 10

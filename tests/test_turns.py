@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from async_peewee._drivers.statement_profiles import Statement
+from async_peewee._drivers.statement_profiles import StatementProfile
 from async_peewee._pool import gil
 from async_peewee._pool.gil import TurnTaker
 from tests.fakes import FakeConnection
@@ -43,8 +43,8 @@ class Taker(TurnTaker):
         self.connection: Any = FakeConnection()
 
 
-def statement(seconds: float) -> Statement:
-    return Statement(False, False, seconds)
+def statement(seconds: float) -> StatementProfile:
+    return StatementProfile(False, False, seconds)
 
 
 def test_only_a_statement_that_is_expected_to_take_long_is_worth_the_turn() -> None:

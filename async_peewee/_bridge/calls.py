@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, overload
 import peewee
 
 from .._errors import BlockingCallError
-from .connections import ConnectionContexts, context_for_function, contexts_of
+from .connections import Connections, connections_for_function, connections_of
 from .places import on_loop_thread
-from .results import sealed
+from .results import detached
 
 if TYPE_CHECKING:
     from .._typing.results import DualValue, Returned
@@ -135,7 +135,7 @@ class PendingCall(Unawaited, Coroutine[Any, Any, T]):
 
 def call_on_worker(
     label: str,
-    contexts: ConnectionContexts,
+    connections: Connections,
     function: Callable[[], Any],
     *,
     writes: bool | None = None,
@@ -147,7 +147,7 @@ def call_on_worker(
     holds now, whoever awaits it, so that `gather(User.create(...), User.create(...))` inside
     `atomic()` stays inside. `then` sees the result on the loop's thread.
     """
-    begin = partial(contexts.call, function, label, contexts.current(), writes)
+    begin = partial(connections.call, function, label, connections.current(), writes)
     return PendingCall(label, begin if then is None else partial(_call_then, begin, then))  # type: ignore[return-value]
 
 
@@ -217,7 +217,7 @@ def _pending(value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return value(*args, **kwargs)
     if callable(value) and not isinstance(value, type):
         name = f"aio({name_of(value)})"
-        return call_on_worker(name, context_for_function(), sealed(value, *args, **kwargs))
+        return call_on_worker(name, connections_for_function(), detached(value, *args, **kwargs))
     return value
 
 
@@ -225,8 +225,8 @@ def _execution(query: Any, database: Any = None) -> Any:
     if hasattr(query, "__await__") or not on_loop_thread():
         return query.execute(database)
     # A plain query, as peewee.Table gives it, of an asynchronous database.
-    contexts = contexts_of(database if database is not None else query._database)
-    return call_on_worker("query.execute", contexts, sealed(query.clone().execute, database))
+    connections = connections_of(database if database is not None else query._database)
+    return call_on_worker("query.execute", connections, detached(query.clone().execute, database))
 
 
 async def _settle(value: Any) -> Any:

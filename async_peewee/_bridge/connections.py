@@ -94,11 +94,11 @@ def require_task() -> Any:
     return task
 
 
-class ConnectionContexts(Pools):
+class Connections(Pools):
     """The pools of one database, and who holds a worker of them."""
 
-    # Every database's contexts, for aio(function), which names no database.
-    known: ClassVar[weakref.WeakSet[ConnectionContexts]] = weakref.WeakSet()
+    # Every database's connections, for aio(function), which names no database.
+    known: ClassVar[weakref.WeakSet[Connections]] = weakref.WeakSet()
 
     def __init__(self, settings: PoolSettings, make_connection: Callable[[], Connection]) -> None:
         super().__init__(settings, make_connection)
@@ -268,19 +268,19 @@ class SharedConnection:
     TransactionFinished.
     """
 
-    def __init__(self, contexts: ConnectionContexts, pin: Pin) -> None:
-        self._contexts = contexts
+    def __init__(self, connections: Connections, pin: Pin) -> None:
+        self._connections = connections
         self._pin = pin
 
     async def __aenter__(self) -> SharedConnection:
         self._pin.check()
-        self._contexts.push_current(self._pin)
+        self._connections.push_current(self._pin)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._contexts.pop_held(self._pin, require_task())
+        self._connections.pop_held(self._pin, require_task())
 
 
 async def _finish(pool: WorkerPool, job: Job) -> None:
@@ -299,14 +299,14 @@ async def _outcome(job: Job) -> Any:
     return result
 
 
-def context_for_function() -> ConnectionContexts:
+def connections_for_function() -> Connections:
     """Choose the database on whose worker a plain function runs, for aio(function).
 
     The one whose connection the task holds, else the only one open on this loop, else the
     only one there is.
     """
-    everyone = list(ConnectionContexts.known)
-    held = [contexts for contexts in everyone if contexts.current() is not None]
+    everyone = list(Connections.known)
+    held = [connections for connections in everyone if connections.current() is not None]
     is_open = [c for c in everyone if (pool := c.find_pool()) is not None and not pool.is_closed]
     for candidates in (held, is_open, everyone):
         if len(candidates) == 1:
@@ -317,13 +317,13 @@ def context_for_function() -> ConnectionContexts:
     )
 
 
-def contexts_of(database: Any) -> ConnectionContexts:
-    """Return the connection contexts of a database, or of what a proxy stands for."""
+def connections_of(database: Any) -> Connections:
+    """Return the connection connections of a database, or of what a proxy stands for."""
     if isinstance(database, peewee.Proxy):
         database = database.obj
-    contexts = getattr(database, "contexts", None)
-    if isinstance(contexts, ConnectionContexts):
-        return contexts
+    connections = getattr(database, "connections", None)
+    if isinstance(connections, Connections):
+        return connections
     if database is None:
         raise peewee.InterfaceError("no database is set: give the model's Meta one, or bind the query")
     raise peewee.InterfaceError(

@@ -18,9 +18,9 @@ import peewee
 from .._errors import BlockingCallError
 from .._pool.worker import here
 from .calls import PendingCall, call_on_worker
-from .connections import contexts_of
+from .connections import connections_of
 from .places import on_loop_thread
-from .results import sealed
+from .results import detached
 
 if TYPE_CHECKING:
     from .._typing.results import DualBool, DualInt, DualList, DualValue
@@ -122,9 +122,9 @@ def pend_method(
 ) -> PendingCall[Any]:
     """Make the pending call of a model's or instance's method."""
     cls = target if isinstance(target, type) else type(target)
-    contexts = contexts_of(cls._meta.database)  # type: ignore[attr-defined]
-    function = sealed(native, target, *args, **kwargs)
-    return call_on_worker(f"{cls.__name__}.{name}", contexts, function, writes=name in WRITES or None)
+    connections = connections_of(cls._meta.database)  # type: ignore[attr-defined]
+    function = detached(native, target, *args, **kwargs)
+    return call_on_worker(f"{cls.__name__}.{name}", connections, function, writes=name in WRITES or None)
 
 
 # The methods that only ever write, in one statement or a few at once. They queue at the write

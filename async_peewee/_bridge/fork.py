@@ -13,7 +13,7 @@ import peewee
 
 from .. import _eventloops
 from .._pool import worker, write_lock
-from .connections import ConnectionContexts
+from .connections import Connections
 
 # What the child has inherited: kept, because letting go of it could close it.
 _kept: list[Any] = []
@@ -34,7 +34,7 @@ def forget_in_child() -> None:
     worker.forget_worker()
     write_lock.forget_holders()
     _eventloops.forget_loop()
-    _kept.extend([contexts.forget() for contexts in list(ConnectionContexts.known)])
+    _kept.extend([connections.forget() for connections in list(Connections.known)])
 
 
 def forget_connection(state: Any) -> Any:

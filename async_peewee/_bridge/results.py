@@ -79,7 +79,7 @@ def _fetch_all(cursor: Any) -> list[Any]:
     return rows
 
 
-def fill(wrapper: Any) -> Any:
+def read_all(wrapper: Any) -> Any:
     """Read all rows of a Peewee CursorWrapper; it then needs no connection any more."""
     if not wrapper.populated:
         if not isinstance(wrapper.cursor, BufferedCursor):
@@ -89,26 +89,26 @@ def fill(wrapper: Any) -> Any:
     return wrapper
 
 
-def fill_partly(wrapper: Any) -> Any:
-    """Read all rows on a worker, but leave the wrapper to `fill()` on the loop's thread if that is quick."""
+def read_partly(wrapper: Any) -> Any:
+    """Read all rows, but leave the wrapper to `read_all()` on the loop's thread if that is quick."""
     if not wrapper.populated:
         cursor = wrapper.cursor = BufferedCursor(wrapper.cursor)
         made, is_quick = convert_sample(wrapper, cursor.fetchmany(SAMPLE))
         wrapper.row_cache.extend(made)
         # More than a slice would keep the loop from others.
         if not is_quick or cursor.left > SLICE:
-            fill(wrapper)
+            read_all(wrapper)
     return wrapper
 
 
-def seal(result: Any) -> Any:
+def detach(result: Any) -> Any:
     """Make a result fit to leave the worker: filled if it is lazy, buffered if it is a raw cursor."""
     if isinstance(result, peewee.CursorWrapper):
-        return fill(result)
+        return read_all(result)
     if isinstance(result, peewee.BaseQuery):
         wrapper = vars(result).get("_cursor_wrapper")
         if wrapper is not None:
-            fill(wrapper)
+            read_all(wrapper)
     elif isinstance(result, GeneratorType):
         # Peewee's own generators (iterator(), scalars()) read from the connection as they
         # go. One of the user's own is left alone: it may well mean to run on the loop.
@@ -124,17 +124,17 @@ def _is_raw_cursor(result: Any) -> bool:
     return hasattr(kind, "fetchone") and hasattr(result, "description") and kind is not BufferedCursor
 
 
-def sealed(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[[], Any]:
+def detached(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[[], Any]:
     """Return a call of `function` whose result may leave the worker."""
-    return lambda: seal(function(*args, **kwargs))
+    return lambda: detach(function(*args, **kwargs))
 
 
-def sealed_partly(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[[], Any]:
-    """Return a call of `function` of whose result `fill()` may have to make the last rows."""
+def detached_partly(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[[], Any]:
+    """Return a call of `function` of whose result `read_all()` may have to make the last rows."""
 
     def call() -> Any:
         result = function(*args, **kwargs)
-        return fill_partly(result) if isinstance(result, peewee.CursorWrapper) else seal(result)
+        return read_partly(result) if isinstance(result, peewee.CursorWrapper) else detach(result)
 
     return call
 

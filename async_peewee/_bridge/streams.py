@@ -20,9 +20,9 @@ import peewee
 from .._errors import BlockingCallError, PoolClosed, driver_errors
 from .._pool.connection import StreamRequest
 from .._pool.jobs import Job, State
-from .connections import ConnectionContexts, Pin
+from .connections import Connections, Pin
 from .places import current_connection
-from .results import SAMPLE, convert, convert_sample, fill
+from .results import SAMPLE, convert, convert_sample, read_all
 
 # Rows of the first chunk: few, so that the first row comes soon.
 FIRST_CHUNK = 100
@@ -87,7 +87,7 @@ class Chunks:
     def _open(self) -> Any:
         database, query = self._database, self._query
         if not isinstance(query, (peewee.SelectQuery, peewee.RawQuery)):
-            return fill(query.execute(database))
+            return read_all(query.execute(database))
         request = StreamRequest(self._is_alone)
         try:
             cursor = database.execute_streaming(query, request)
@@ -134,14 +134,14 @@ PATIENCE = 0.1
 class Stream:
     """The rows of one query, fetched in chunks on a pinned worker."""
 
-    def __init__(self, contexts: ConnectionContexts, database: Any, query: Any, label: str) -> None:
-        self._contexts = contexts
+    def __init__(self, connections: Connections, database: Any, query: Any, label: str) -> None:
+        self._connections = connections
         self._label = label
         self._rows: Iterator[Any] = iter(())
         # The rest of the chunk, as the driver gave it.
         self._stretches: deque[Sequence[Any]] = deque()
         # Where its task was when the stream was made: in a block, or free.
-        self._block: Pin | None = contexts.current()
+        self._block: Pin | None = connections.current()
         self._chunks = Chunks(database, query, is_alone=self._block is None)
         self._own: Pin | None = None
         # The fetch of the next chunk, while the loop goes through this one.
@@ -187,19 +187,19 @@ class Stream:
         fetch = self._chunks.next
         if self._block is not None:
             self._state = "open"
-            return await self._contexts.call(fetch, self._label, self._block)  # type: ignore[no-any-return]
+            return await self._connections.call(fetch, self._label, self._block)  # type: ignore[no-any-return]
         if self._own is None:
             # Not the second chunk yet: many a stream is left after a few rows.
-            self._own, chunk = await self._contexts.acquire(fetch, self._label, undo=self._chunks.close)
+            self._own, chunk = await self._connections.acquire(fetch, self._label, undo=self._chunks.close)
             self._state = "open"
             return chunk  # type: ignore[no-any-return]
         chunk = await self._take_next(self._own)
         if not chunk.is_last:
-            self._ahead = self._contexts.begin(fetch, self._label, self._own)
+            self._ahead = self._connections.begin(fetch, self._label, self._own)
         return chunk
 
     async def _take_next(self, pin: Pin) -> Chunk:
-        job = self._ahead or self._contexts.begin(self._chunks.next, self._label, pin)
+        job = self._ahead or self._connections.begin(self._chunks.next, self._label, pin)
         self._ahead = None
         if job.state is State.DONE:
             await anyio.lowlevel.checkpoint()  # else a fast worker would keep the loop from all others
@@ -221,9 +221,9 @@ class Stream:
             # A pool that is closed has closed the cursor with its connection.
             with contextlib.suppress(PoolClosed):
                 if pin is self._own:
-                    await self._contexts.release(pin, self._chunks.close)
+                    await self._connections.release(pin, self._chunks.close)
                 else:
-                    await self._contexts.call_to_the_end(pin, self._chunks.close)
+                    await self._connections.call_to_the_end(pin, self._chunks.close)
 
     async def _stop_ahead(self, pin: Pin) -> None:
         job, self._ahead = self._ahead, None

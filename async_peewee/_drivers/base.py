@@ -301,7 +301,7 @@ class Backend:
         """Set the defaults, when Peewee's init() has read the arguments."""
 
     def make_connection(self) -> WorkerConnection:
-        return self._drivers[0](self.database, self.database.contexts.settings)
+        return self._drivers[0](self.database, self.database.connections.settings)
 
     def begin_writes(self, *args: Any, **kwargs: Any) -> bool:
         """Return True if a transaction begun so is a writer from its first moment."""

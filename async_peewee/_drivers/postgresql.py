@@ -124,4 +124,4 @@ class PostgresqlBackend(Backend):
         with_psycopg2, with_psycopg3 = self._drivers
         uses_psycopg3 = isinstance(self.database._adapter, peewee.Psycopg3Adapter)
         driver = with_psycopg3 if uses_psycopg3 else with_psycopg2
-        return driver(self.database, self.database.contexts.settings)
+        return driver(self.database, self.database.connections.settings)

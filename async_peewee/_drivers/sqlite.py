@@ -146,16 +146,16 @@ class SqliteBackend(Backend):
         return target
 
     def prepare(self) -> None:
-        contexts = self.database.contexts
+        connections = self.database.connections
         if self._is_file:
             self._set_file_defaults()
         elif self.is_memory:
-            contexts.settings = contexts.settings.for_one_worker()
+            connections.settings = connections.settings.for_one_worker()
 
     def _set_file_defaults(self) -> None:
         database = self.database
         path = str(database.database).removeprefix("file:").partition("?")[0]
-        database.contexts.gate = gate_for(os.path.realpath(path))
+        database.connections.gate = gate_for(os.path.realpath(path))
         given = {key.lower() for key, _ in database._pragmas}
         defaults = [("journal_mode", "wal"), ("synchronous", "normal")]
         database._pragmas = [pair for pair in defaults if pair[0] not in given] + list(database._pragmas)
@@ -169,14 +169,14 @@ class SqliteBackend(Backend):
         return self._is_file and _may_write(sql)
 
     def enter_gate(self, worker: Worker) -> None:
-        contexts = self.database.contexts
-        contexts.note_writer(worker)
-        timeout = contexts.settings.acquire_timeout
-        if not worker.enter_gate(contexts.gate, timeout):
+        connections = self.database.connections
+        connections.note_writer(worker)
+        timeout = connections.settings.acquire_timeout
+        if not worker.enter_gate(connections.gate, timeout):
             raise PoolTimeout(
-                f"the write lock of {contexts.name} did not become free within {timeout:g} s, "
-                f"held by: {contexts.gate.describe(time.monotonic())}. A child task is outside its parent's "
-                "transaction; hand it over with db.share_connection()"
+                f"the write lock of {connections.name} did not become free within {timeout:g} s, "
+                f"held by: {connections.gate.describe(time.monotonic())}. A child task is outside "
+                "its parent's transaction; hand it over with db.share_connection()"
             )
 
 

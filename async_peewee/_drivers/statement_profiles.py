@@ -11,7 +11,7 @@ from .._pool.gil import ExpectedTime
 MOST = 2000
 
 
-class Statement(ExpectedTime):
+class StatementProfile(ExpectedTime):
     """What is known of one SQL text."""
 
     __slots__ = ("changes_session", "may_write")
@@ -24,16 +24,16 @@ class Statement(ExpectedTime):
         self.may_write = may_write
 
 
-class Statements:
+class StatementProfiles:
     """Remember the statements of one database, for all its workers."""
 
-    def __init__(self, classify: Callable[[str, bool], Statement]) -> None:
+    def __init__(self, classify: Callable[[str, bool], StatementProfile]) -> None:
         self._classify = classify
         # By whether Peewee wrote it. One dict operation is atomic, and two threads that add
         # the same text at once lose nothing but a measurement.
-        self._known: tuple[dict[str, Statement], dict[str, Statement]] = ({}, {})
+        self._known: tuple[dict[str, StatementProfile], dict[str, StatementProfile]] = ({}, {})
 
-    def find(self, sql: str, is_generated: bool) -> Statement:
+    def find(self, sql: str, is_generated: bool) -> StatementProfile:
         """Return what is known of a statement. `is_generated`: Peewee wrote it."""
         known = self._known[is_generated]
         statement = known.get(sql)

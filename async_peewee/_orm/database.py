@@ -14,20 +14,20 @@ import anyio
 import peewee
 
 from .._bridge.calls import PendingCall, call_on_worker, is_async, name_of
-from .._bridge.connections import ConnectionContexts, SharedConnection
+from .._bridge.connections import Connections, SharedConnection
 from .._bridge.dual import WRITES, install_dual, refuse_bind_ctx, refuse_peewee
 from .._bridge.fork import forget_connection
 from .._bridge.places import current_connection, guard, on_loop_thread, sync_allowed
-from .._bridge.results import sealed
+from .._bridge.results import detached
 from .._drivers.backends import backend_of, check_class
 from .._drivers.base import Backend
 from .._drivers.connecting import bound_attempts, connect_once
-from .._drivers.statement_profiles import Statements
+from .._drivers.statement_profiles import StatementProfiles
 from .._errors import ConfigurationError
 from .._pool.pool import PoolStats
 from .._pool.worker import current_worker
 from .._settings import PoolSettings
-from .execution import TaskState
+from .execution import Execution
 from .models import AsyncModel
 from .sqlite_functions import install_registrations
 from .transactions import Blocks
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from .._typing.databases import TypedDatabase
     from .._typing.results import DualBool, DualValue, Returned
 else:
-    TypedDatabase = TaskState
+    TypedDatabase = Execution
 
 
 P = ParamSpec("P")
@@ -93,12 +93,12 @@ class AsyncDatabase(Blocks, TypedDatabase):
         if kwargs.get("thread_safe") is False:
             raise ConfigurationError("thread_safe=False is not valid: each worker is a thread")
         self.backend: Backend = backend_of(self)
-        self.contexts: ConnectionContexts = ConnectionContexts(settings, self.backend.make_connection)
+        self.connections: Connections = Connections(settings, self.backend.make_connection)
         # Changes with each init(): a connection of an earlier one is replaced.
         self.generation: object = object()
         # Changes with each function and the like that is registered on an SQLite database.
         self.registered: object = None
-        self.contexts.forget_connection = self._forget_connection
+        self.connections.forget_connection = self._forget_connection
         super().__init__(database, *args, **kwargs)
         # Peewee's own would let one thread at a time connect: a server that does not answer
         # one of them would keep the others waiting, where no cancellation reaches them.
@@ -106,15 +106,15 @@ class AsyncDatabase(Blocks, TypedDatabase):
 
     def init(self, database: Any, *args: Any, **kwargs: Any) -> None:
         """Set or change what the database connects to; Peewee's own, while the pool is closed."""
-        if self.contexts.is_open():
+        if self.connections.is_open():
             raise peewee.InterfaceError("init() while the pool is open; write first: await db.close()")
         target = self.backend.check_target(database)
         super().init(target, *args, **bound_attempts(self, target, kwargs))
         self.backend.prepare()
         self.generation = object()
-        self.statements: Statements = Statements(self._classify)
-        self.contexts.name = self._display_name()
-        self.contexts.opens_itself = self.autoconnect
+        self.statements: StatementProfiles = StatementProfiles(self._classify)
+        self.connections.name = self._display_name()
+        self.connections.opens_itself = self.autoconnect
 
     def _connect(self) -> Any:
         return connect_once(self, super()._connect)  # type: ignore[misc]
@@ -161,16 +161,16 @@ class AsyncDatabase(Blocks, TypedDatabase):
             super().close()
 
     async def _open(self, reuse_if_open: bool) -> bool:
-        pool = self.contexts.find_pool()
+        pool = self.connections.find_pool()
         if pool is not None and not pool.is_closed:
             if reuse_if_open:
                 return False
             raise peewee.OperationalError("Connection already opened.")
         if self.deferred:
             raise peewee.InterfaceError("Error, database must be initialized before opening a connection.")
-        pool = self.contexts.open_pool()
+        pool = self.connections.open_pool()
         try:
-            await self.contexts.warm_up()
+            await self.connections.warm_up()
         except BaseException:
             await pool.close(0)
             raise
@@ -192,21 +192,21 @@ class AsyncDatabase(Blocks, TypedDatabase):
         return super().close()  # type: ignore[return-value]
 
     async def _close_pool(self, timeout: float) -> bool:
-        if self.contexts.current() is not None:
+        if self.connections.current() is not None:
             raise peewee.OperationalError("Attempting to close database while transaction is open.")
-        pool = self.contexts.find_pool()
+        pool = self.connections.find_pool()
         return pool is not None and await pool.close(timeout)
 
     async def __aenter__(self) -> Self:
         """Open the pool, for a program's life; entries are counted, the last to leave closes."""
         await self._open(reuse_if_open=True)
-        self.contexts.pool().entries += 1
+        self.connections.pool().entries += 1
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        pool = self.contexts.pool()
+        pool = self.connections.pool()
         pool.entries -= 1
         if pool.entries == 0:
             with anyio.CancelScope(shield=True):
@@ -218,7 +218,9 @@ class AsyncDatabase(Blocks, TypedDatabase):
 
     def stats(self) -> PoolStats:
         """Return the figures of this event loop's pool; nothing blocks."""
-        return self.contexts.stats() if on_loop_thread() else PoolStats(self.contexts.settings.pool_size)
+        return (
+            self.connections.stats() if on_loop_thread() else PoolStats(self.connections.settings.pool_size)
+        )
 
     # -- running code -----------------------------------------------------------------
 
@@ -240,7 +242,7 @@ class AsyncDatabase(Blocks, TypedDatabase):
         if not on_loop_thread():
             return function(*args, **kwargs)
         return call_on_worker(
-            f"db.run({name_of(function)})", self.contexts, sealed(function, *args, **kwargs)
+            f"db.run({name_of(function)})", self.connections, detached(function, *args, **kwargs)
         )
 
     @contextmanager
@@ -265,23 +267,23 @@ class AsyncDatabase(Blocks, TypedDatabase):
 
     def share_connection(self) -> SharedConnection:
         """Hand this task's block to another task, which enters it with `async with`."""
-        return self.contexts.share()
+        return self.connections.share()
 
 
 def _pend_database(
     database: Any, name: str, native: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> PendingCall[Any]:
-    function = sealed(native, database, *args, **kwargs)
+    function = detached(native, database, *args, **kwargs)
     writes = name in WRITES or (
         name == "execute_sql" and database.backend.may_write(args[0] if args else kwargs["sql"])
     )
-    return call_on_worker(f"db.{name}", database.contexts, function, writes=writes)
+    return call_on_worker(f"db.{name}", database.connections, function, writes=writes)
 
 
 def _pend_session(
     database: Any, name: str, native: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> PendingCall[Any]:
-    database.contexts.require(f"await db.{name}()")
+    database.connections.require(f"await db.{name}()")
     return _pend_database(database, name, native, args, kwargs)
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import peewee
 
-from .._bridge.connections import ConnectionContexts
+from .._bridge.connections import Connections
 from .._bridge.dual import is_peewee
 from .._bridge.places import current_connection, guard, on_loop_thread
 from .._drivers.base import Backend
-from .._drivers.statement_profiles import Statement, Statements
+from .._drivers.statement_profiles import StatementProfile, StatementProfiles
 from .._pool.connection import StreamRequest
 from .._pool.worker import Worker, here
 
@@ -23,26 +23,26 @@ from .._pool.worker import Worker, here
 NO_STATE: dict[str, Any] = {"closed": True, "transactions": (), "commit_callbacks": []}
 
 
-class TaskState:
+class Execution:
     """Peewee's questions about the connection, answered for the task that asks.
 
     On a worker and on a plain thread each is Peewee's own.
     """
 
-    contexts: ConnectionContexts
-    statements: Statements
+    connections: Connections
+    statements: StatementProfiles
     backend: Backend
     get_sql_context: Any
     _state: Any
 
     def _task_state(self) -> dict[str, Any]:
-        pin = self.contexts.current()
+        pin = self.connections.current()
         return NO_STATE if pin is None else pin.worker.connection.state
 
     def is_closed(self) -> bool:
         """Return True if the pool is closed; on a worker or a plain thread, its own connection."""
         if here.worker is None and on_loop_thread():
-            pool = self.contexts.find_pool()
+            pool = self.connections.find_pool()
             return pool is None or pool.is_closed
         return super().is_closed()  # type: ignore[misc, no-any-return]
 
@@ -150,7 +150,7 @@ class TaskState:
             worker.connection.check_transaction()
             raise
 
-    def _begin_statement(self, worker: Worker, statement: Statement) -> None:
+    def _begin_statement(self, worker: Worker, statement: StatementProfile) -> None:
         """Refuse a statement of a job that was cancelled or whose transaction is dead."""
         worker.check_interrupted()
         worker.connection.begin_statement()
@@ -159,10 +159,10 @@ class TaskState:
         if statement.may_write and worker.held_gate is None:
             self.backend.enter_gate(worker)
 
-    def _classify(self, sql: str, is_generated: bool) -> Statement:
+    def _classify(self, sql: str, is_generated: bool) -> StatementProfile:
         connection = current_connection(self)
         assert connection is not None
-        return Statement(
+        return StatementProfile(
             connection.changes_session(sql, is_generated),
             self.backend.may_write(sql),
             connection.expected_seconds,

@@ -10,7 +10,7 @@ import peewee
 
 from .._bridge.dual import install_dual, pend_method, refuse_bind_ctx
 from .._bridge.places import guard
-from .queries import adopt
+from .queries import make_awaitable
 from .relations import AsyncBackrefAccessor, AsyncForeignKeyAccessor, AsyncManyToManyAccessor
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ QUERY_BUILDERS = "select update insert insert_many insert_from raw noop".split()
 
 
 def _table(metadata: Any) -> Any:
-    # Asked for several times for each query, so it is adopted only when it is made.
+    # Asked for several times for each query, so it is made awaitable only when it is made.
     made = metadata._table
-    return made if made is not None else adopt(peewee.Metadata.table.__get__(metadata))
+    return made if made is not None else make_awaitable(peewee.Metadata.table.__get__(metadata))
 
 
 class AsyncMetadata(peewee.Metadata):
@@ -128,7 +128,7 @@ class AsyncModelAlias(peewee.ModelAlias):
     """An alias of a model whose queries can be awaited."""
 
     def select(self, *selection: Any) -> Any:
-        return adopt(super().select(*selection))
+        return make_awaitable(super().select(*selection))
 
 
 class AsyncModel(TypedModel, metaclass=AsyncModelBase):
@@ -166,9 +166,9 @@ class AsyncModel(TypedModel, metaclass=AsyncModelBase):
         return ctx.sql(peewee.Value(getattr(self, key.safe_name), converter=key.db_value))
 
 
-def _adopting(name: str) -> Any:
+def _awaitable_builder(name: str) -> Any:
     def build(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        return adopt(getattr(super(AsyncModel, cls), name)(*args, **kwargs))
+        return make_awaitable(getattr(super(AsyncModel, cls), name)(*args, **kwargs))
 
     build.__name__ = name
     build.__doc__ = getattr(peewee.Model, name).__doc__
@@ -176,11 +176,11 @@ def _adopting(name: str) -> Any:
 
 
 def _delete(cls: Any) -> Any:
-    return adopt(peewee.Model.__dict__["delete"].__get__(None, cls)())
+    return make_awaitable(peewee.Model.__dict__["delete"].__get__(None, cls)())
 
 
 for _name in QUERY_BUILDERS:
-    setattr(AsyncModel, _name, _adopting(_name))
+    setattr(AsyncModel, _name, _awaitable_builder(_name))
 
 
 AsyncModel.delete = peewee.classmethod_only(_delete)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import peewee
 
 from .._bridge.calls import PendingCall, call_on_worker
-from .._bridge.connections import ConnectionContexts, contexts_of
+from .._bridge.connections import Connections, connections_of
 from .._bridge.dual import install_dual, refuse_bind_ctx
 from .._bridge.places import guard, on_loop_thread
-from .._bridge.results import fill, sealed, sealed_partly
+from .._bridge.results import detached, detached_partly, read_all
 from .._bridge.streams import Stream
 from .._pool.worker import here
 
@@ -47,7 +47,7 @@ BUILDERS = (
 SOURCE_BUILDERS = "clone join left_outer_join insert replace update delete __mul__ __rmul__".split()
 
 
-def adopt(node: Any) -> Any:
+def make_awaitable(node: Any) -> Any:
     """Give a query, or a source of rows, that Peewee has built its awaitable class; builders keep it."""
     if not isinstance(node, (AsyncQuery, AsyncSource)):
         cls: Any = type(node)
@@ -71,15 +71,15 @@ def _async_class(cls: type) -> type:
 def _install_builders(made: type, cls: type, names: list[str]) -> None:
     for name in names:
         if hasattr(cls, name):
-            setattr(made, name, _adopting(cls, name))
+            setattr(made, name, _awaitable_builder(cls, name))
 
 
-def _adopting(cls: type, name: str) -> Callable[..., Any]:
+def _awaitable_builder(cls: type, name: str) -> Callable[..., Any]:
     native = getattr(cls, name)
 
     @functools.wraps(native)
     def build(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return adopt(native(self, *args, **kwargs))
+        return make_awaitable(native(self, *args, **kwargs))
 
     return build
 
@@ -87,25 +87,25 @@ def _adopting(cls: type, name: str) -> Callable[..., Any]:
 def _pend_query(
     query: Any, name: str, native: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> PendingCall[Any]:
-    contexts = _contexts_for(query, name, args, kwargs)
+    connections = _connections_for(query, name, args, kwargs)
     label = f"{describe(query)}.{name}"
     # One that writes does so each time it is executed, whatever rows it has from the last.
     writes = isinstance(query, peewee._WriteQuery) or name in ("add", "remove", "clear")
     if name == "execute" and _is_filled(query) and not writes:
-        return call_on_worker(label, contexts, lambda: query._cursor_wrapper)
+        return call_on_worker(label, connections, lambda: query._cursor_wrapper)
     # A clone: execution changes a query, and two tasks may share this one.
     clone = _clone(query)
-    seal = sealed_partly if name == "execute" else sealed
-    function = seal(native, clone, *args, **kwargs)
-    return call_on_worker(label, contexts, function, writes=writes, then=_give_back(query, clone))
+    detach = detached_partly if name == "execute" else detached
+    function = detach(native, clone, *args, **kwargs)
+    return call_on_worker(label, connections, function, writes=writes, then=_give_back(query, clone))
 
 
-def _contexts_for(query: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ConnectionContexts:
-    """Return the contexts of the database a call is for: its own argument, else the query's."""
+def _connections_for(query: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Connections:
+    """Return the connections of the database a call is for: its own argument, else the query's."""
     given = kwargs.get("database")
     if args and isinstance(args[0], (peewee.Database, peewee.Proxy)):
         given = args[0]
-    return contexts_of(given if given is not None else query._database)
+    return connections_of(given if given is not None else query._database)
 
 
 def _clone(query: Any) -> Any:
@@ -118,7 +118,7 @@ def _clone(query: Any) -> Any:
 def _give_back(query: Any, clone: Any) -> Callable[[Any], Any]:
     def then(result: Any) -> Any:
         if isinstance(result, peewee.CursorWrapper):
-            fill(result)  # what the worker has left of it
+            read_all(result)  # what the worker has left of it
         # So that `for`, len() and indexing work on the user's query too, as in Peewee. A
         # wrapper that get() or first() left half read stays behind with the clone.
         if _is_filled(clone):
@@ -173,7 +173,7 @@ class AsyncQuery:
         if getattr(self, "_load_tree", None):
             raise ValueError("with_related() is incompatible with iterator().")
         used = database if database is not None else self._database
-        return Stream(contexts_of(used), used, self.clone(), f"{describe(self)}.iterator")
+        return Stream(connections_of(used), used, self.clone(), f"{describe(self)}.iterator")
 
     def __iter__(self) -> Iterator[Any]:
         self._guard("for row in query", "async for row in query, or await query.execute()")
@@ -274,8 +274,8 @@ def prefetch(query: Any, *subqueries: Any, **options: Any) -> Any:
     if not on_loop_thread():
         return peewee.prefetch(query, *subqueries, **options)
     clones = [_clone_of(item) for item in subqueries]
-    function = sealed(_prefetch_list, query.clone(), *clones, **options)
-    return call_on_worker(f"{describe(query)}.prefetch", contexts_of(query._database), function)
+    function = detached(_prefetch_list, query.clone(), *clones, **options)
+    return call_on_worker(f"{describe(query)}.prefetch", connections_of(query._database), function)
 
 
 def _prefetch_list(query: Any, *subqueries: Any, **options: Any) -> list[Any]:

@@ -8,10 +8,10 @@ from typing import Any, NoReturn
 import peewee
 
 from .._bridge.calls import Unawaited, call_on_worker
-from .._bridge.connections import contexts_of
+from .._bridge.connections import connections_of
 from .._bridge.places import guard, on_loop_thread
 from .._errors import BlockingCallError
-from .queries import adopt
+from .queries import make_awaitable
 
 
 class RowNotLoaded(BlockingCallError, AttributeError):
@@ -41,9 +41,9 @@ class RelatedReference(Unawaited):
         super().__getattr__(name)
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        contexts = contexts_of(self._accessor.rel_model._meta.database)
+        connections = connections_of(self._accessor.rel_model._meta.database)
         accessor, instance = self._accessor, self._instance
-        call = call_on_worker(self._describe(), contexts, lambda: accessor.get_rel_instance(instance))
+        call = call_on_worker(self._describe(), connections, lambda: accessor.get_rel_instance(instance))
         return call.__await__()
 
 
@@ -90,7 +90,7 @@ class AsyncManyToManyAccessor(peewee.ManyToManyFieldAccessor):
             )
         query = peewee.ManyToManyQuery(instance, self, self.rel_model)
         query._src_attr, query._dest_attr = source, target  # type: ignore[attr-defined]
-        return adopt(query.join(self.through_model).join(self.model).where(self.src_fk == key))
+        return make_awaitable(query.join(self.through_model).join(self.model).where(self.src_fk == key))
 
     def __set__(self, instance: Any, value: Any) -> None:
         name = self.field.name

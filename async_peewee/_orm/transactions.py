@@ -15,7 +15,7 @@ from .._bridge.calls import PendingCall, call_on_worker
 from .._bridge.connections import Pin
 from .._bridge.dual import install_dual
 from .._bridge.places import current_connection, guard, on_loop_thread
-from .._bridge.results import sealed
+from .._bridge.results import detached
 from .._errors import PoolClosed, TransactionFinished
 from .._pool.worker import current_worker
 
@@ -72,8 +72,8 @@ class Decorator:
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             if on_loop_thread():
-                call = sealed(in_block, *args, **kwargs)
-                return call_on_worker(function.__qualname__, self.db.contexts, call)
+                call = detached(in_block, *args, **kwargs)
+                return call_on_worker(function.__qualname__, self.db.connections, call)
             return in_block(*args, **kwargs)
 
         return wrapper
@@ -120,14 +120,14 @@ class Block(Decorator):
     # -- asynchronous -----------------------------------------------------------------
 
     async def __aenter__(self) -> Any:
-        contexts = self.db.contexts
+        connections = self.db.connections
         label = f"{self.spelling}()"
-        outer = contexts.current()
+        outer = connections.current()
         if outer is None:
-            gate = contexts.gate if self.writes() else None
-            self._pin, entered = await contexts.acquire(self.enter, label, undo=self._undo, gate=gate)
+            gate = connections.gate if self.writes() else None
+            self._pin, entered = await connections.acquire(self.enter, label, undo=self._undo, gate=gate)
             self._owns_pin = True
-            contexts.push_current(self._pin)
+            connections.push_current(self._pin)
         else:
             self._pin = outer
             entered = await self._enter_nested(outer, label)
@@ -136,10 +136,10 @@ class Block(Decorator):
     async def _enter_nested(self, outer: Pin, label: str) -> Any:
         entered: list[Any] = []
         try:
-            await self.db.contexts.call(lambda: entered.append(self.enter()), label, outer)
+            await self.db.connections.call(lambda: entered.append(self.enter()), label, outer)
         except BaseException:
             if entered:  # cancelled when it was in already: Peewee's stack must not keep it
-                await self.db.contexts.call_to_the_end(outer, self._undo)
+                await self.db.connections.call_to_the_end(outer, self._undo)
             raise
         return entered[0]
 
@@ -161,13 +161,13 @@ class Block(Decorator):
                 raise
 
     async def _leave_pinned(self, pin: Pin, leave: Callable[[], None]) -> None:
-        contexts = self.db.contexts
+        connections = self.db.connections
         if self._owns_pin:
             self._owns_pin = False
-            contexts.pop_held(pin, pin.owner())
-            await contexts.release(pin, leave)
+            connections.pop_held(pin, pin.owner())
+            await connections.release(pin, leave)
         else:
-            await contexts.call_to_the_end(pin, leave)
+            await connections.call_to_the_end(pin, leave)
 
     def _leave_alive(self) -> None:
         connection = current_connection(self.db)
@@ -267,10 +267,10 @@ class AsyncConnectionContext(Block, peewee.ConnectionContext):
 def _pend_transaction(
     transaction: Any, name: str, native: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> PendingCall[Any]:
-    contexts = transaction.db.contexts
-    contexts.require(f"await txn.{name}()")
+    connections = transaction.db.connections
+    connections.require(f"await txn.{name}()")
     call = _checked(transaction.db, native, transaction, args, kwargs)
-    return call_on_worker(f"{transaction.spelling}.{name}", contexts, call)
+    return call_on_worker(f"{transaction.spelling}.{name}", connections, call)
 
 
 def _checked(

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, TypeVar, overload
 import peewee
 
 from .._bridge.results import BufferedCursor
-from .._orm.execution import TaskState
+from .._orm.execution import Execution
 from .._orm.transactions import AsyncTransaction
 from .results import Dual, DualAny, DualBool, DualList, DualValue
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 class DualCursor(BufferedCursor, Dual[BufferedCursor]): ...
 class DualTransaction(AsyncTransaction, Dual[AsyncTransaction]): ...
 
-class TypedDatabase(TaskState, peewee.Database):
+class TypedDatabase(Execution, peewee.Database):
     """The base of AsyncDatabase to a type checker: the dual methods of Peewee's databases."""
 
     def execute_sql(self, sql: str, params: object = None) -> DualCursor: ...

@@ -17,7 +17,7 @@ import peewee
 from peewee import *  # noqa: F403
 
 from .._bridge.calls import call_on_worker
-from .._bridge.connections import contexts_of
+from .._bridge.connections import connections_of
 from .._bridge.dual import install_dual, pend_method
 from .._errors import BlockingCallError
 from .._orm.database import AsyncMySQLDatabase as MySQL
@@ -25,7 +25,7 @@ from .._orm.database import AsyncPostgresqlDatabase as PostgreSQL
 from .._orm.database import AsyncSqliteDatabase as SQLite
 from .._orm.models import MODEL_METHODS, AsyncModelBase
 from .._orm.models import AsyncModel as DualModel
-from .._orm.queries import adopt
+from .._orm.queries import make_awaitable
 from .._orm.transactions import AsyncAtomic, AsyncSavepoint, AsyncTransaction
 from .connections import AsyncConnectionWrapper as AsyncConnectionWrapper
 from .connections import HeldConnections
@@ -95,7 +95,7 @@ def _of_query(name: str) -> Callable[..., Any]:
     """Return the coroutine function `db.get(query)` of the dual method `query.get()`."""
 
     async def method(self: Any, query: Any, **kwargs: Any) -> Any:
-        return await getattr(adopt(query), name)(**kwargs)
+        return await getattr(make_awaitable(query), name)(**kwargs)
 
     method.__name__ = method.__qualname__ = name
     return method
@@ -139,8 +139,8 @@ class AsyncModelMixin(PrefixedModel):
             raise ValueError(
                 f"{field} has lazy_load=False; write: await {field.rel_model.__name__}.aget_by_id(...)"
             )
-        contexts = contexts_of(field.rel_model._meta.database)
-        return await call_on_worker(f"{field}", contexts, lambda: getattr(self, field.name))
+        connections = connections_of(field.rel_model._meta.database)
+        return await call_on_worker(f"{field}", connections, lambda: getattr(self, field.name))
 
 
 class AsyncModel(AsyncModelMixin, DualModel):
@@ -191,24 +191,24 @@ class AsyncDatabaseMixin(HeldConnections):
 
         async def list(self, query: Any) -> Any:
             """Return the rows of a query, of one with RETURNING too, as a list."""
-            return [*await adopt(query).execute()]
+            return [*await make_awaitable(query).execute()]
 
         async def aexecute(self, query: Any) -> Any:
             """Bind a query to this database and execute it."""
             query.bind(self)
-            return await adopt(query).execute()
+            return await make_awaitable(query).execute()
 
         async def aprefetch(self, query: Any, *subqueries: Any) -> Any:
             """Run a query and those for its related rows; `peewee.prefetch`."""
             return await self.run(peewee.prefetch, query, *subqueries)
 
         def iterate(self, query: Any, buffer_size: int | None = None) -> Any:
-            """Stream the rows of a query; `adopt(query).iterator()`.
+            """Stream the rows of a query; `make_awaitable(query).iterator()`.
 
             `buffer_size` is accepted and has no effect: the chunks are this library's own.
             """
             query.bind(self)
-            return adopt(query).iterator()
+            return make_awaitable(query).iterator()
 
     def atomic(self, *args: Any, **kwargs: Any) -> async_atomic:
         return async_atomic(self, *args, **kwargs)

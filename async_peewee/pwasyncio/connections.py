@@ -52,7 +52,7 @@ class HeldConnections(PrefixedDatabase):
         Raises OperationalError if none is free for `acquire_timeout` seconds, or the database
         cannot be reached.
         """
-        if self.contexts.current() is None:
+        if self.connections.current() is None:
             block = AsyncConnectionContext(self)
             await block.__aenter__()
             self._connected[require_task()] = block
@@ -80,7 +80,7 @@ class HeldConnections(PrefixedDatabase):
         """
         await self.aclose()
         await super().close(timeout)
-        self.contexts.forget_pool()
+        self.connections.forget_pool()
 
     async def __aenter__(self) -> Self:
         await self.aconnect()
@@ -93,7 +93,7 @@ class HeldConnections(PrefixedDatabase):
 
     def is_closed(self) -> bool:
         """Return True if the task, or on another thread the thread, holds no connection."""
-        return self.contexts.current() is None if on_loop_thread() else super().is_closed()
+        return self.connections.current() is None if on_loop_thread() else super().is_closed()
 
     # A function that runs on a worker may connect and close as it likes, `with db` included. There
     # both are free: the connection is the worker's, and ":memory:" would be lost with it.

@@ -11,7 +11,7 @@ import anyio
 from anyio import from_thread, to_thread
 
 from .._bridge.calls import aio
-from .._bridge.connections import ConnectionContexts
+from .._bridge.connections import Connections
 from .._errors import BlockingCallError
 from .._pool.jobs import Interrupted
 from .._pool.worker import Worker, current_worker
@@ -32,7 +32,7 @@ async def greenlet_spawn(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) 
     Raises what the function raises. In a program without a database it runs on a thread of
     its own, and a cancelled task waits for it.
     """
-    if ConnectionContexts.known:
+    if Connections.known:
         return await aio(fn, *args, **kwargs)
     call = functools.partial(fn, *args, **kwargs)
     return await to_thread.run_sync(call, limiter=anyio.CapacityLimiter(1))

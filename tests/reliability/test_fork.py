@@ -153,7 +153,7 @@ def test_a_gate_held_at_the_fork_is_free_in_the_child(tmp_path: Path) -> None:
     database.close()
 
     async def main() -> None:
-        gate = database.contexts.gate
+        gate = database.connections.gate
         assert gate.enter(lambda: True)
         assert in_child(lambda: _run_anew(_write, "asyncio")) == 0
         gate.leave()

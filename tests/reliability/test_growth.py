@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 import pytest
 
-from async_peewee._drivers.statement_profiles import Statement
+from async_peewee._drivers.statement_profiles import StatementProfile
 from tests.support import SOAK, Maker, Models
 
 pytestmark = [
@@ -43,7 +43,7 @@ class Use:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         descriptors = len(list(Path("/proc/self/fd").iterdir()))
         # What is known of statements does not count: of that there is a limit.
-        objects = sum(type(thing) is not Statement for thing in gc.get_objects())
+        objects = sum(type(thing) is not StatementProfile for thing in gc.get_objects())
         return Use(objects, pages * os.sysconf("SC_PAGE_SIZE"), descriptors, threading.active_count())
 
     def check_no_more_than(self, before: Use) -> None:
@@ -125,7 +125,7 @@ def test_many_loops_leave_nothing_behind(make_database: Maker, closes: bool, bac
     before = Use.now()
     run_times(LOOPS, once, backend)
     Use.now().check_no_more_than(before)
-    assert len(database.contexts._pools) <= 1
+    assert len(database.connections._pools) <= 1
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -243,5 +243,5 @@ async def test_many_paths_of_one_file_are_one_gate(tmp_path: Path) -> None:
 
     (tmp_path / "link.db").symlink_to(tmp_path / "test.db")
     first, second = AsyncSqliteDatabase(tmp_path / "test.db"), AsyncSqliteDatabase(tmp_path / "link.db")
-    assert first.contexts.gate is not None
-    assert first.contexts.gate is second.contexts.gate
+    assert first.connections.gate is not None
+    assert first.connections.gate is second.connections.gate
