@@ -41,11 +41,37 @@ class TransactionFinished(peewee.InterfaceError):
 
     __module__ = "async_peewee"
 
+    def __init__(
+        self,
+        what: str,
+        problem: str = "has ended, and its connection serves others; make the call inside the block",
+    ) -> None:
+        super().__init__(f"{what} {problem}")
+
 
 class PoolTimeout(peewee.OperationalError):
-    """Raised when no worker became free within `acquire_timeout` seconds."""
+    """Raised when no worker, or no write lock, became free within `acquire_timeout` seconds."""
 
     __module__ = "async_peewee"
+
+    @classmethod
+    def of_workers(
+        cls, name: str, seconds: float, size: int, waiting: int, holders: list[str]
+    ) -> PoolTimeout:
+        """Return the error of a call that no worker became free for."""
+        return cls(
+            f"no worker of {name} became free within {seconds:g} s: pool size {size}, {waiting} waiting, "
+            f"held by: {'; '.join(sorted(holders)) or 'nobody'}. Make the blocks shorter "
+            "or the pool larger (pool_size, ASYNC_PEEWEE_POOL_SIZE)"
+        )
+
+    @classmethod
+    def of_write_lock(cls, name: str, seconds: float, holder: str) -> PoolTimeout:
+        """Return the error of a writer that waited too long for the others."""
+        return cls(
+            f"the write lock of {name} did not become free within {seconds:g} s, held by: {holder}. "
+            "A child task is outside its parent's transaction; hand it over with db.share_connection()"
+        )
 
 
 class PoolFull(peewee.OperationalError):

@@ -18,7 +18,7 @@ logger = logging.getLogger("async_peewee")
 Callback = Callable[[], object]
 
 
-Look = Callable[[], float | None]
+Repeated = Callable[[], float | None]
 
 
 class Parker(Protocol):
@@ -46,7 +46,7 @@ class EventLoop(Protocol):
     def wake(self, callback: Callback) -> bool:
         """Have `callback` run on the loop's thread; from any thread. False: the loop is gone."""
 
-    def look(self, seconds: float, function: Look) -> None:
+    def call_every(self, seconds: float, function: Repeated) -> None:
         """Have `function` called after so many seconds, and again after as many as it returns.
 
         None ends it. On the loop's thread.
@@ -139,14 +139,14 @@ class AsyncioLoop:
             return False
         return True
 
-    def look(self, seconds: float, function: Look) -> None:
+    def call_every(self, seconds: float, function: Repeated) -> None:
         # In an empty context, like any task of ours: see spawn().
-        self.key.call_later(seconds, self._look, function, context=contextvars.Context())
+        self.key.call_later(seconds, self._call_again, function, context=contextvars.Context())
 
-    def _look(self, function: Look) -> None:
+    def _call_again(self, function: Repeated) -> None:
         pause = function()
         if pause is not None:
-            self.look(pause, function)
+            self.call_every(pause, function)
 
     def is_closed(self) -> bool:
         return bool(self.key.is_closed())
@@ -217,7 +217,7 @@ class TrioLoop:
             return False
         return True
 
-    def look(self, seconds: float, function: Look) -> None:
+    def call_every(self, seconds: float, function: Repeated) -> None:
         async def run() -> None:
             pause: float | None = seconds
             while pause is not None:

@@ -82,7 +82,7 @@ async def test_a_serialization_failure_is_tried_again(models: Models) -> None:
     assert attempts == [0, 1]
     assert results == [11]
     assert (await User.get(name="a")).age == 11
-    assert database.stats().busy == database.stats().pinned == 0
+    assert database.stats().busy == database.stats().leased == 0
 
 
 async def test_after_so_many_attempts_it_gives_up(models: Models) -> None:

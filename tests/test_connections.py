@@ -238,7 +238,7 @@ async def test_a_connection_that_user_code_has_closed_is_replaced(make_database:
                     await database.run(lambda: database.connection().close())
                     await database.execute_sql("SELECT 1")
             assert (await database.execute_sql("SELECT 42")).fetchone() == (42,)
-        assert database.stats().pinned == 0
+        assert database.stats().leased == 0
 
 
 @pytest.mark.parametrize("make_database", ["psycopg2", "psycopg3", "pymysql"], indirect=True)
@@ -268,7 +268,7 @@ async def test_a_held_connection_that_was_lost_is_replaced_when_that_was_said(
                     with pytest.raises(peewee.OperationalError, match=match):
                         await db.execute_sql(ask)
         assert (await db.execute_sql(ask)).fetchone()[0] not in (first, second)
-    assert db.stats().pinned == 0
+    assert db.stats().leased == 0
 
 
 @on_asyncio

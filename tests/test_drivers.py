@@ -127,7 +127,7 @@ async def test_a_stream_left_early_gives_its_connection_back(models: Models, in_
             break
         gc.collect()
         assert (await User.get(name="00007")).name == "00007"
-    await wait_until(lambda: database.stats().busy == database.stats().pinned == 0)
+    await wait_until(lambda: database.stats().busy == database.stats().leased == 0)
 
 
 @on_servers
@@ -168,7 +168,7 @@ async def test_a_cancelled_statement_rolls_its_block_back(models: Models, make_a
             await models.User.create(name="lost")
             await models.database.execute_sql(slow_sql(make_any.kind, 30))
     assert scope.cancelled_caught
-    assert models.database.stats().pinned == 0
+    assert models.database.stats().leased == 0
     await models.User.create(name="kept")
     assert await names(models) == ["kept"]
 

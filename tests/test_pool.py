@@ -81,7 +81,7 @@ async def test_a_pinned_worker_serves_its_own_jobs_only() -> None:
         pin = Job(current_worker, "pin", pin=True)
         await fake.pool.run(pin)
         worker = pin.outcome()
-        assert fake.pool.stats().pinned == 1
+        assert fake.pool.stats().leased == 1
         order: list[str] = []
         async with anyio.create_task_group() as group:
             group.start_soon(fake.run, lambda: order.append("other"))
@@ -90,14 +90,14 @@ async def test_a_pinned_worker_serves_its_own_jobs_only() -> None:
             assert fake.connections[0].calls.count("clean_up") == 0
             await fake.run(lambda: order.append("last"), worker=worker, unpin=True)
         assert order == ["own", "last", "other"]
-        assert fake.pool.stats().pinned == 0
+        assert fake.pool.stats().leased == 0
 
 
 async def test_a_job_that_fails_pins_nothing() -> None:
     async with FakePool(pool_size=1) as fake:
         with pytest.raises(ZeroDivisionError):
             await fake.run(lambda: 1 / 0, pin=True)
-        assert fake.pool.stats().pinned == 0
+        assert fake.pool.stats().leased == 0
         assert await fake.run(lambda: 42) == 42
 
 

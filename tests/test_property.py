@@ -294,7 +294,7 @@ def compare(pair: Pair, program: list[Any], loop: str) -> None:
         async def main() -> None:
             async with database:
                 await ours.main(program)
-                assert database.stats().pinned == 0
+                assert database.stats().leased == 0
 
         ended.append(outcome(lambda: anyio.run(main, **LOOPS[loop])))  # type: ignore[arg-type]
         assert ours.log == theirs.log

@@ -48,10 +48,10 @@ async def test_names_without_the_prefix_are_dual(shelf: Shelf) -> None:
 async def test_a_query_leaves_no_connection_with_the_task(db: Any, shelf: Shelf) -> None:
     await shelf.Author.acreate(name="a")
     assert db.is_closed()
-    assert db.stats().pinned == 0
+    assert db.stats().leased == 0
     async with db:
-        assert db.stats().pinned == 1
-    assert db.stats().pinned == 0
+        assert db.stats().leased == 1
+    assert db.stats().leased == 0
 
 
 @on_sqlite

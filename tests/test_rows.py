@@ -188,7 +188,7 @@ async def test_an_error_in_a_converter_ends_the_stream(traces: Traces) -> None:
     assert got == list(range(60))
     with pytest.raises(StopAsyncIteration):
         await stream.__anext__()
-    assert traces.Trace._meta.database.stats().pinned == 0
+    assert traces.Trace._meta.database.stats().leased == 0
     traces.field.change = lambda value: value  # type: ignore[method-assign]
     assert len([row async for row in traces.select().iterator()]) == SLICE + SAMPLE + 1
 
@@ -243,7 +243,7 @@ async def test_cancelled_between_two_stretches_the_stream_ends(
     assert scope.cancelled_caught
     with pytest.raises(StopAsyncIteration):
         await stream.__anext__()
-    assert sqlite_traces.Trace._meta.database.stats().pinned == 0
+    assert sqlite_traces.Trace._meta.database.stats().leased == 0
 
 
 # -- on the worker ------------------------------------------------------------------------

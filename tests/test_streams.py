@@ -33,7 +33,7 @@ async def test_all_rows_come_in_order(db: Any, count: int) -> None:
     await numbers.create(count)
     values = [row.value async for row in numbers.stream()]
     assert values == list(range(count))
-    assert db.stats().pinned == 0
+    assert db.stats().leased == 0
 
 
 @pytest.mark.slow
@@ -64,7 +64,7 @@ async def test_break_frees_the_worker(make_database: Maker) -> None:
             if seen == 10:
                 break
         gc.collect()
-        await wait_until(lambda: database.stats().pinned == 0)
+        await wait_until(lambda: database.stats().leased == 0)
         assert await numbers.Number.select().count() == 50_000
 
 
@@ -121,7 +121,7 @@ async def test_inside_a_block_it_uses_the_blocks_connection(make_database: Maker
             assert seen == 3001
             async for _ in numbers.stream():
                 break
-        assert database.stats().pinned == 0
+        assert database.stats().leased == 0
         assert await numbers.Number.select().count() == 3001
 
 
@@ -141,13 +141,13 @@ async def test_aclose_and_async_with_end_it_early(db: Any) -> None:
     await numbers.create(5000)
     stream = numbers.stream()
     await stream.__anext__()
-    assert db.stats().pinned == 1
+    assert db.stats().leased == 1
     await stream.aclose()
     await stream.aclose()
-    assert db.stats().pinned == 0
+    assert db.stats().leased == 0
     async with numbers.stream() as stream:
         await stream.__anext__()
-    assert db.stats().pinned == 0
+    assert db.stats().leased == 0
     with pytest.raises(StopAsyncIteration):
         while True:
             await stream.__anext__()
@@ -169,13 +169,13 @@ async def test_a_stream_that_outlives_its_task_touches_nobody_elses_worker(
         async with anyio.create_task_group() as group:
             group.start_soon(forgetful)
         gc.collect()
-        await wait_until(lambda: database.stats().pinned == 0)
+        await wait_until(lambda: database.stats().leased == 0)
         assert "never left" in caplog.text
         async with database.atomic():
             await streams[0].aclose()
             streams.clear()
             assert (await numbers.Number.get_by_id(7)).value == 7
-            assert database.stats().pinned == 1
+            assert database.stats().leased == 1
             assert database.in_transaction()
 
 
@@ -186,7 +186,7 @@ async def test_an_error_in_the_loops_body_frees_the_worker(db: Any) -> None:
         async for _ in numbers.stream():
             raise ValueError("body")
     gc.collect()
-    await wait_until(lambda: db.stats().pinned == 0)
+    await wait_until(lambda: db.stats().leased == 0)
 
 
 async def test_cancelled_while_fetching_it_ends(db: Any, make_database: Maker) -> None:
@@ -201,7 +201,7 @@ async def test_cancelled_while_fetching_it_ends(db: Any, make_database: Maker) -
         async for _ in Slow.raw(slow).iterator():
             pass
     assert scope.cancelled_caught
-    assert db.stats().pinned == 0
+    assert db.stats().leased == 0
     assert (await db.execute_sql("SELECT 42")).fetchone() == (42,)
 
 
@@ -209,7 +209,7 @@ async def test_a_wrong_query_raises_and_frees_the_worker(db: Any) -> None:
     numbers = Numbers(db)
     with pytest.raises((peewee.OperationalError, peewee.ProgrammingError)):
         _ = [row async for row in numbers.stream()]
-    assert db.stats().pinned == 0
+    assert db.stats().leased == 0
 
 
 async def test_row_types_and_compound_queries_can_be_streamed(models: Models) -> None:

@@ -153,7 +153,7 @@ async def test_an_error_ahead_comes_when_its_rows_are_asked_for(db: Any, fetches
     assert await take(stream, ROWS - 1) == list(range(ROWS + 1, 2 * ROWS))
     with pytest.raises(peewee.OperationalError, match="no more"):
         await take(stream, 1)
-    assert db.stats().pinned == 0
+    assert db.stats().leased == 0
     with pytest.raises(StopAsyncIteration):
         await stream.__anext__()
 
@@ -177,7 +177,7 @@ async def test_a_slow_fetch_ahead_is_interrupted(
                 await take(stream, ROWS)
         else:
             await _cancel_twice(stream)
-        await wait_until(lambda: db.stats().pinned == 0)
+        await wait_until(lambda: db.stats().leased == 0)
         assert (await db.execute_sql("SELECT 42")).fetchone() == (42,)
 
 

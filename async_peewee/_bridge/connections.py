@@ -1,257 +1,310 @@
-"""Which database a call is for: that of a model or query, or the one that a plain function can only mean."""
+"""Connections: which worker's connection a block, a stream or a task has, one set for each database.
+
+Keyed by task. An inherited contextvar would put a child task into its parent's
+transaction, where their statements interleave and one's rollback takes the other's rows.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
-import time
 import weakref
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, ClassVar
 
 import anyio
+import anyio.lowlevel
 import peewee
 
-from .._errors import TransactionFinished
+from .._errors import PoolClosed, TransactionFinished
 from .._eventloops import call_at_end, call_at_end_no_more, current_task, running_key, task_name
 from .._pool.connection import Connection
-from .._pool.jobs import Job
-from .._pool.per_loop import Pools
+from .._pool.jobs import Job, Lease
+from .._pool.per_loop import PoolPerLoop
 from .._pool.pool import WorkerPool
 from .._pool.worker import Worker
-from .._pool.write_lock import WriteGate
+from .._pool.write_lock import WriteLock
 from .._settings import PoolSettings
 
 logger = logging.getLogger("async_peewee")
 
-
-class Pin:
-    """A worker held for one block, and by whom."""
-
-    __slots__ = ("__weakref__", "_finalizer", "ended", "label", "lease", "owner", "pool", "worker")
-    ended: bool
-    label: str
-    lease: object
-    owner: weakref.ReferenceType[Any]
-    pool: WorkerPool
-    worker: Worker
-
-    def __init__(self, pool: WorkerPool, job: Job, task: Any) -> None:
-        """Hold what a job has pinned."""
-        self.pool = pool
-        self.worker = worker = job.worker
-        self.lease = job.lease
-        label = job.label
-        self.label = f"{label} in task {task_name(task)!r}"
-        self.ended = False
-        # Not always the task that leaves the block: a generator that is dropped in the middle
-        # is closed by another one.
-        self.owner = weakref.ref(task)
-        worker.holder = (self.label, time.monotonic())
-        # A task can end without leaving its block. The finalizer runs wherever the garbage
-        # collector does, perhaps under a lock of ours: it may only post.
-        self._finalizer = weakref.finalize(task, reclaim, self)
-        self._finalizer.atexit = False
-
-    def check(self) -> None:
-        """Raise if the block has ended, or runs on another event loop."""
-        if self.ended:
-            raise TransactionFinished(
-                f"{self.label} has ended, and its connection serves others; make the call inside the block"
-            )
-        if self.pool.loop.key is not running_key():
-            raise peewee.InterfaceError(f"{self.label} belongs to another event loop")
-
-    def end(self) -> None:
-        self.ended = True
-        self._finalizer.detach()
-
-    def drop(self, clean_up: Callable[[], Any] = lambda: None) -> None:
-        """Give the worker back without waiting; safe wherever a finalizer may run."""
-        self.end()
-        self.pool.post(self.job(clean_up, unpin=True))
-
-    def post(self, clean_up: Callable[[], Any]) -> None:
-        """Have something cleaned up on the worker without waiting; safe wherever a finalizer may run."""
-        self.pool.post(self.job(clean_up))
-
-    def job(self, function: Callable[[], Any], label: str = "", *, unpin: bool = False) -> Job:
-        """Return a job for this worker, which runs only as long as the pin holds it."""
-        return Job(function, label or self.label, worker=self.worker, lease=self.lease, unpin=unpin)
-
-
-def reclaim(pin: Pin) -> None:
-    """Take a worker back from a task that has ended inside its block."""
-    logger.error("%s was never left; it is rolled back", pin.label)
-    pin.drop()
+# Why a call fails whose block was left under it.
+LEFT_BY_ANOTHER = (
+    "was left by another task than the one that entered it, and what this task did in it is rolled back. "
+    "A generator with a block in it that is left by `break` is closed later: write "
+    "async with contextlib.aclosing(generator)"
+)
 
 
 def require_task() -> Any:
+    """Return the task that runs here; raise InterfaceError where none does."""
     task = current_task(running_key())
     if task is None:
         raise peewee.InterfaceError("a connection context belongs to a task, and no task is running here")
     return task
 
 
-class Connections(Pools):
+class Entry:
+    """One entering of one block by one task: what the task calls meanwhile runs on its lease's worker.
+
+    A stream that lends its connection to the task that reads it, and a connection that another
+    task has handed over, make entries too.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "block",
+        "frame",
+        "is_lent",
+        "label",
+        "lease",
+        "may_be_dropped",
+        "owns_lease",
+        "pool",
+        "problem",
+        "task",
+    )
+    # What leaves the block on the worker, for blocks of transactions.
+    block: Any
+    frame: int
+    may_be_dropped: bool
+    problem: str
+
+    def __init__(
+        self, pool: WorkerPool, lease: Lease, label: str, task: Any, owns_lease: bool = False
+    ) -> None:
+        self.pool = pool
+        self.lease = lease
+        self.label = label
+        # Not always the task that leaves the block: a generator that is dropped in the middle
+        # is closed by another one.
+        self.task: weakref.ReferenceType[Any] = weakref.ref(task)
+        self.owns_lease = owns_lease
+        self.block = None
+        # Whose frame has entered it, by id, while the block is open; and whether that is one of an
+        # asynchronous generator, which may be dropped in the middle.
+        self.frame = 0
+        self.may_be_dropped = False
+        # Why calls in it are refused although the lease is held.
+        self.problem = ""
+        # It is of a stream that lends its connection, and over when that is.
+        self.is_lent = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether calls in it are refused."""
+        return bool(self.problem) or not self.lease.is_held
+
+    def check(self) -> None:
+        """Raise if the block has ended, or runs on another event loop."""
+        if self.problem:
+            raise TransactionFinished(self.label, self.problem)
+        self.check_lease()
+
+    def check_lease(self) -> None:
+        """Raise if the connection serves others, or is another event loop's."""
+        if not self.lease.is_held:
+            raise self.lease.end_error()
+        if self.pool.loop.key is not running_key():
+            raise peewee.InterfaceError(f"{self.lease.label} belongs to another event loop")
+
+    def job(self, function: Callable[[], Any], label: str = "") -> Job:
+        """Return a job that runs on the lease's worker while the lease is held."""
+        return Job(function, label or self.label, lease=self.lease)
+
+    def reclaim(self) -> None:
+        """Take the worker back from a task that has ended inside its block; safe in a finalizer."""
+        if self.owns_lease and self.lease.is_held:
+            self.owns_lease = False
+            logger.error("%s was never left; it is rolled back", self.lease.label)
+            self.pool.end_later(self.lease, self.job(_nothing))
+
+    def __del__(self) -> None:
+        # A task of trio, and one of asyncio that is dropped unfinished, tell nobody that they
+        # are no more: their entries go with them.
+        self.reclaim()
+
+
+def _nothing() -> None:
+    """Do nothing: what ends a lease rolls back whatever is open."""
+
+
+class Connections:
     """The pools of one database, and who holds a worker of them."""
 
     # Every database's connections, for aio(function), which names no database.
     known: ClassVar[weakref.WeakSet[Connections]] = weakref.WeakSet()
 
-    def __init__(self, settings: PoolSettings, make_connection: Callable[[], Connection]) -> None:
-        super().__init__(settings, make_connection)
+    def __init__(
+        self,
+        settings: PoolSettings,
+        make_connection: Callable[[], Connection],
+        forget_connection: Callable[[], Any],
+    ) -> None:
+        self.pools = PoolPerLoop(settings, make_connection)
         # In front of the writers of this database, None where the database needs none.
-        self.gate: WriteGate | None = None
-        # The functions that were seen to pass it: the next time they wait for it without a worker.
+        self.write_lock: WriteLock | None = None
+        # The functions that were seen to take it: the next time they wait for it without a worker.
         self._writers: set[str] = set()
         # What the database does, after a fork, with the connection of the thread that survives.
-        self.forget_connection: Callable[[], Any] = lambda: None
-        self._held: weakref.WeakKeyDictionary[Any, list[Pin]] = weakref.WeakKeyDictionary()
+        self._forget_connection = forget_connection
+        # What each task has entered, the innermost last.
+        self._entries: weakref.WeakKeyDictionary[Any, list[Entry]] = weakref.WeakKeyDictionary()
         self.known.add(self)
 
     def forget(self) -> Any:
         """After a fork, in the child: begin anew, and return what must not be let go of."""
-        inherited = (super().forget(), self._held, self.forget_connection())
-        for stack in list(self._held.values()):
-            for pin in stack:
-                pin.ended = True
-        self._held = weakref.WeakKeyDictionary()
+        inherited = (self.pools.forget(), self._entries, self._forget_connection())
+        for stack in list(self._entries.values()):
+            for entry in stack:
+                entry.lease.state = Lease.ENDED
+        self._entries = weakref.WeakKeyDictionary()
         return inherited
 
     # -- who holds what ---------------------------------------------------------------
 
-    def current(self) -> Pin | None:
-        """Return what the current task holds, None outside any block."""
-        if not self._held:
+    def current(self) -> Entry | None:
+        """Return what the current task has entered last, None outside any block."""
+        if not self._entries:
             return None
         task = current_task(running_key())
-        stack = self._held.get(task) if task is not None else None
+        stack = self._entries.get(task) if task is not None else None
+        while stack and stack[-1].is_lent and stack[-1].is_over:
+            stack.pop()
         return stack[-1] if stack else None
 
-    def require(self, what: str) -> Pin:
-        """Return what the current task holds; raise InterfaceError outside any block."""
-        pin = self.current()
-        if pin is None:
+    def require(self, what: str) -> Entry:
+        """Return what the current task has entered; raise InterfaceError outside any block."""
+        entry = self.current()
+        if entry is None:
             raise peewee.InterfaceError(
                 f"{what} outside a block would reach an arbitrary connection; "
                 "write it inside: async with db.manual_commit(), or another block"
             )
-        return pin
+        return entry
 
-    def push_current(self, pin: Pin) -> None:
-        """Let the current task hold a worker."""
-        task = require_task()
-        if task not in self._held:
-            self._held[task] = []
+    def push(self, entry: Entry) -> None:
+        """Let the task of an entry be inside of it."""
+        task = entry.task()
+        if task not in self._entries:
+            self._entries[task] = []
             call_at_end(task, self._left_behind)
-        self._held[task].append(pin)
+        self._entries[task].append(entry)
 
-    def pop_held(self, pin: Pin, task: Any) -> None:
-        """Let a task, None if it is gone, hold the worker no more."""
-        stack = self._held.get(task, []) if task is not None else []
-        if pin in stack:
-            stack.remove(pin)
-            if not stack:
-                del self._held[task]
-                call_at_end_no_more(task, self._left_behind)
+    def pop(self, entry: Entry) -> list[Entry]:
+        """Let the task of an entry be outside; return what it has entered inside and not left."""
+        task = entry.task()
+        stack = self._entries.get(task, []) if task is not None else []
+        if entry not in stack:
+            return []
+        position = stack.index(entry)
+        inside = [other for other in stack[position + 1 :] if other.lease is entry.lease]
+        del stack[position]
+        if not stack:
+            del self._entries[task]
+            call_at_end_no_more(task, self._left_behind)
+        return inside
 
     def _left_behind(self, task: Any) -> None:
-        for pin in self._held.pop(task, []):
-            if pin.owner() is task and not pin.ended:
-                reclaim(pin)
+        for entry in self._entries.pop(task, []):
+            entry.reclaim()
 
     # -- calls ------------------------------------------------------------------------
 
     def note_writer(self, worker: Worker) -> None:
         """Remember that the function of the running job writes."""
-        job = worker.running
-        if self.gate is not None and job is not None and not job.in_block:
+        job = worker.job
+        if self.write_lock is not None and job is not None and job.lease is None:
             self._writers.add(job.label)
 
-    def _gate_of(self, label: str, writes: bool | None) -> WriteGate | None:
-        if writes is None:
-            writes = label in self._writers
-        return self.gate if writes else None
-
     async def call(
-        self, function: Callable[[], Any], label: str, pin: Pin | None = None, writes: bool | None = False
+        self, function: Callable[[], Any], label: str, entry: Entry | None = None, writes: bool | None = False
     ) -> Any:
-        """Run a function on the worker of `pin`, or on whichever is free, and return its result.
+        """Run a function on the worker of an entry, or on whichever is free, and return its result.
 
-        Outside a block a function that writes waits for the write gate before it has a worker;
+        Outside a block a function that writes waits for the write lock before it has a worker;
         `writes` is None where only its name is known.
         """
-        if pin is None:
-            job, pool = Job(function, label, gate=self._gate_of(label, writes)), self.pool()
-            pool.start(job)
-        else:
-            job, pool = self.begin(function, label, pin), pin.pool
+        if entry is not None:
+            return await self._call_inside(function, label, entry)
+        lock = self.write_lock
+        if lock is not None and not (label in self._writers if writes is None else writes):
+            lock = None
+        job, pool = Job(function, label, write_lock=lock), self.pools.get()
+        pool.start(job)
         await pool.wait(job)
         return job.outcome() if job.after is None else await _outcome(job)
 
-    def begin(self, function: Callable[[], Any], label: str, pin: Pin) -> Job:
-        """Start a function on a pinned worker; `pin.pool.wait()` is for whoever wants its outcome."""
-        pin.check()
-        job = pin.job(function, label)
-        pin.pool.start(job)
-        return job
+    async def _call_inside(self, function: Callable[[], Any], label: str, entry: Entry) -> Any:
+        entry.check()
+        job, pool = Job(function, label, lease=entry.lease), entry.pool
+        pool.start(job)
+        await pool.wait(job)
+        if entry.may_be_dropped:
+            # Who closes a generator that was dropped before this call was made goes first.
+            await anyio.lowlevel.checkpoint()
+        if entry.problem:
+            raise TransactionFinished(entry.label, entry.problem)
+        return job.outcome() if job.after is None else await _outcome(job)
 
     async def acquire(
         self,
         function: Callable[[], Any],
         label: str,
         *,
-        undo: Callable[[], Any] = lambda: None,
-        gate: WriteGate | None = None,
-    ) -> tuple[Pin, Any]:
-        """Pin a worker and run a function on it, in one hop.
+        undo: Callable[[], Any] = _nothing,
+        write_lock: WriteLock | None = None,
+    ) -> tuple[WorkerPool, Lease, Any]:
+        """Lease a worker and run a function on it, in one hop.
 
-        Returns the pin and the result. If the function raises, nothing is pinned. If the
-        task is cancelled when the function has succeeded already, `undo` runs first.
+        Returns the pool, the lease and the result. If the function raises, nothing is leased. If
+        the task is cancelled when the function has succeeded already, `undo` runs first.
         """
-        pool, task = self.pool(), require_task()
-        job = Job(function, label, gate=gate, pin=True)
+        pool, lease = self.pools.get(), Lease(f"{label} in task {task_name(require_task())!r}")
+        job = Job(function, label, lease=lease, takes_lease=True, write_lock=write_lock)
         try:
             await pool.run(job)
             result = job.outcome()
         except BaseException:
-            if job.pinned and job.worker is not None:
-                await _finish(pool, Job(undo, label, worker=job.worker, lease=job.lease, unpin=True))
+            if lease.is_held:
+                with contextlib.suppress(PoolClosed):  # its worker has ended, and undone everything
+                    await self.end(pool, lease, undo)
             raise
-        return Pin(pool, job, task), result
+        return pool, lease, result
 
-    async def release(self, pin: Pin, function: Callable[[], Any]) -> Any:
-        """Run a last function on a pinned worker and give the worker back. Not interrupted."""
-        pin.check()
-        pin.end()
-        job = pin.job(function, unpin=True)
-        await _finish(pin.pool, job)
+    async def end(self, pool: WorkerPool, lease: Lease, function: Callable[[], Any]) -> Any:
+        """Run a last function on a leased worker and give the worker back. Not interrupted."""
+        job = Job(function, lease.label, lease=lease)
+        # The shield: what ends a block must run although the block was cancelled, or the
+        # worker would never come back.
+        with anyio.CancelScope(shield=True):
+            await pool.end(lease, job)
         return await _outcome(job)
 
-    async def call_to_the_end(self, pin: Pin, function: Callable[[], Any]) -> Any:
-        """Run a function on a pinned worker that must not be interrupted, such as a rollback."""
-        pin.check()
-        job = pin.job(function)
-        await _finish(pin.pool, job)
+    async def call_to_the_end(self, entry: Entry, function: Callable[[], Any]) -> Any:
+        """Run a function on a leased worker that must not be interrupted, such as a rollback."""
+        job = entry.job(function)
+        # The shield: as in end().
+        with anyio.CancelScope(shield=True):
+            await entry.pool.run(job, shielded=True)
         return await _outcome(job)
 
     async def warm_up(self) -> None:
         """Connect the first workers, at least one, so that a wrong address shows at once."""
-        pool = self.pool()
-        jobs = [Job(lambda: None, "connect()", pin=True) for _ in range(max(1, self.settings.pool_min_size))]
-        # Pinned, so that each goes to a worker of its own.
+        pool = self.pools.get()
+        leases = [Lease("connect()") for _ in range(max(1, self.pools.settings.pool_min_size))]
+        # Leased, so that each goes to a worker of its own.
+        jobs = [Job(_nothing, "connect()", lease=lease, takes_lease=True) for lease in leases]
         try:
             async with anyio.create_task_group() as group:
                 for job in jobs:
                     group.start_soon(pool.run, job)
         finally:
-            for job in jobs:
-                if job.pinned and job.worker is not None:
-                    await _finish(
-                        pool, Job(lambda: None, job.label, worker=job.worker, lease=job.lease, unpin=True)
-                    )
+            for lease in leases:
+                if lease.is_held:
+                    await self.end(pool, lease, _nothing)
         for job in jobs:
             job.outcome()
 
@@ -268,26 +321,27 @@ class SharedConnection:
     TransactionFinished.
     """
 
-    def __init__(self, connections: Connections, pin: Pin) -> None:
+    def __init__(self, connections: Connections, entry: Entry) -> None:
         self._connections = connections
-        self._pin = pin
+        self._shared = entry
+        self._entered: list[Entry] = []
 
     async def __aenter__(self) -> SharedConnection:
-        self._pin.check()
-        self._connections.push_current(self._pin)
+        shared = self._shared
+        shared.check()
+        entry = Entry(shared.pool, shared.lease, shared.label, require_task())
+        self._connections.push(entry)
+        self._entered.append(entry)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._connections.pop_held(self._pin, require_task())
-
-
-async def _finish(pool: WorkerPool, job: Job) -> None:
-    # The shield: what ends a block must run although the block was cancelled, or the
-    # worker would never come back.
-    with anyio.CancelScope(shield=True):
-        await pool.run(job, shielded=True)
+        task = current_task(running_key())
+        own = [entry for entry in self._entered if entry.task() is task] or self._entered
+        entry = own[-1]
+        self._entered.remove(entry)
+        self._connections.pop(entry)
 
 
 async def _outcome(job: Job) -> Any:
@@ -299,6 +353,9 @@ async def _outcome(job: Job) -> Any:
     return result
 
 
+# -- which database a call is for -------------------------------------------------------
+
+
 def connections_for_function() -> Connections:
     """Choose the database on whose worker a plain function runs, for aio(function).
 
@@ -307,7 +364,7 @@ def connections_for_function() -> Connections:
     """
     everyone = list(Connections.known)
     held = [connections for connections in everyone if connections.current() is not None]
-    is_open = [c for c in everyone if (pool := c.find_pool()) is not None and not pool.is_closed]
+    is_open = [c for c in everyone if (pool := c.pools.find()) is not None and not pool.is_closed]
     for candidates in (held, is_open, everyone):
         if len(candidates) == 1:
             return candidates[0]
@@ -318,7 +375,7 @@ def connections_for_function() -> Connections:
 
 
 def connections_of(database: Any) -> Connections:
-    """Return the connection connections of a database, or of what a proxy stands for."""
+    """Return the connections of a database, or of what a proxy stands for."""
     if isinstance(database, peewee.Proxy):
         database = database.obj
     connections = getattr(database, "connections", None)

@@ -128,8 +128,8 @@ def pend_method(
 
 
 # The methods that only ever write, in one statement or a few at once. They queue at the write
-# gate instead of holding a worker while they wait for it; whatever else writes meets the
-# gate on its worker.
+# lock instead of holding a worker while they wait for it; whatever else writes takes the
+# lock on its worker.
 WRITES = frozenset(
     "create save delete_instance bulk_create bulk_update set_by_id delete_by_id "
     "create_table drop_table truncate_table create_tables drop_tables rekey".split()

@@ -16,7 +16,7 @@ from typing import Any
 import peewee
 
 from .._errors import driver_errors
-from .._pool.gil import turns
+from .._pool.gil import has_gil
 
 # So many rows a driver is asked for at a time. psycopg keeps the interpreter, and with it the
 # loop's thread, for as long as it makes them: a millisecond or two for these.
@@ -175,7 +175,7 @@ def convert(wrapper: Any, rows: Sequence[Any]) -> list[Any]:
 
 def convert_sample(wrapper: Any, rows: Sequence[Any]) -> tuple[list[Any], bool]:
     """Make some rows on a worker; return them, and whether the loop's thread is to make those that follow."""
-    if not rows or turns() > 1 or not _is_peewees_alone(wrapper):
+    if not rows or not has_gil() or not _is_peewees_alone(wrapper):
         return convert(wrapper, rows), False
     _initialize(wrapper)
     began = time.thread_time()

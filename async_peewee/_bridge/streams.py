@@ -17,10 +17,11 @@ import anyio
 import anyio.lowlevel
 import peewee
 
-from .._errors import BlockingCallError, PoolClosed, driver_errors
+from .._errors import BlockingCallError, PoolClosed, TransactionFinished, driver_errors
 from .._pool.connection import StreamRequest
-from .._pool.jobs import Job, State
-from .connections import Connections, Pin
+from .._pool.jobs import Job, Lease, State
+from .._pool.pool import WorkerPool
+from .connections import Connections, Entry, require_task
 from .places import current_connection
 from .results import SAMPLE, convert, convert_sample, read_all
 
@@ -132,7 +133,10 @@ PATIENCE = 0.1
 
 
 class Stream:
-    """The rows of one query, fetched in chunks on a pinned worker."""
+    """The rows of one query, fetched in chunks on a leased worker.
+
+    The lease is the stream's own, whichever task awaits a row; inside a block it is the block's.
+    """
 
     def __init__(self, connections: Connections, database: Any, query: Any, label: str) -> None:
         self._connections = connections
@@ -141,11 +145,16 @@ class Stream:
         # The rest of the chunk, as the driver gave it.
         self._stretches: deque[Sequence[Any]] = deque()
         # Where its task was when the stream was made: in a block, or free.
-        self._block: Pin | None = connections.current()
-        self._chunks = Chunks(database, query, is_alone=self._block is None)
-        self._own: Pin | None = None
+        self._block: Entry | None = connections.current()
+        # On one worker alone other calls must have room beside the stream: see _lend().
+        self._lends = connections.pools.settings.pool_size == 1
+        self._chunks = Chunks(database, query, is_alone=self._block is None and not self._lends)
+        self._pool: WorkerPool | None = None
+        self._lease: Lease | None = None
+        self._lent: Entry | None = None
         # The fetch of the next chunk, while the loop goes through this one.
         self._ahead: Job | None = None
+        self._is_fetching = False
         self._state = "new"
 
     def __aiter__(self) -> Stream:
@@ -155,6 +164,11 @@ class Stream:
         raise BlockingCallError("for row in query.iterator()", "async for row in query.iterator()")
 
     async def __anext__(self) -> Any:
+        if self._is_fetching:
+            raise peewee.InterfaceError(
+                f"{self._label}: two tasks await its next row at once; let one of them read, "
+                "or give each a stream"
+            )
         try:
             for row in self._rows:
                 return row
@@ -169,69 +183,114 @@ class Stream:
 
     async def _go_on(self) -> bool:
         """Have more rows at hand; return False at the end of the stream."""
-        if self._stretches:
-            await anyio.lowlevel.checkpoint()  # between stretches other tasks run
-            make = self._chunks.process_row
-            self._rows = (make(row) for row in self._stretches.popleft())
-            return True
-        if self._state == "closed":
-            return False
+        self._is_fetching = True
+        try:
+            if self._stretches:
+                await anyio.lowlevel.checkpoint()  # between stretches other tasks run
+                make = self._chunks.process_row
+                self._rows = (make(row) for row in self._stretches.popleft())
+                return True
+            if self._state == "closed":
+                return False
+            return await self._read_chunk()
+        finally:
+            self._is_fetching = False
+
+    async def _read_chunk(self) -> bool:
         chunk = await self._fetch()
         if chunk.is_last:
             await self.aclose()
+        elif self._lease is not None and self._lends:
+            self._lend(self._lease)
         self._rows = iter(chunk.rows)
         self._stretches.extend(chunk.rest[n : n + STRETCH] for n in range(0, len(chunk.rest), STRETCH))
         return bool(chunk.rows)
 
     async def _fetch(self) -> Chunk:
         fetch = self._chunks.next
+        if self._block is None and self._lease is None:
+            self._block = self._lender()
         if self._block is not None:
             self._state = "open"
             return await self._connections.call(fetch, self._label, self._block)  # type: ignore[no-any-return]
-        if self._own is None:
+        if self._pool is None or self._lease is None:
             # Not the second chunk yet: many a stream is left after a few rows.
-            self._own, chunk = await self._connections.acquire(fetch, self._label, undo=self._chunks.close)
+            self._pool, self._lease, chunk = await self._connections.acquire(
+                fetch, self._label, undo=self._chunks.close
+            )
             self._state = "open"
             return chunk  # type: ignore[no-any-return]
-        chunk = await self._take_next(self._own)
-        if not chunk.is_last:
-            self._ahead = self._connections.begin(fetch, self._label, self._own)
+        chunk = await self._take_next(self._pool, self._lease)
+        if not chunk.is_last and not self._lends:
+            self._ahead = self._begin(self._pool, self._lease)
         return chunk
 
-    async def _take_next(self, pin: Pin) -> Chunk:
-        job = self._ahead or self._connections.begin(self._chunks.next, self._label, pin)
+    def _begin(self, pool: WorkerPool, lease: Lease) -> Job:
+        job = Job(self._chunks.next, self._label, lease=lease)
+        pool.start(job)
+        return job
+
+    async def _take_next(self, pool: WorkerPool, lease: Lease) -> Chunk:
+        job = self._ahead or self._begin(pool, lease)
         self._ahead = None
         if job.state is State.DONE:
             await anyio.lowlevel.checkpoint()  # else a fast worker would keep the loop from all others
         else:
-            await pin.pool.wait(job)
+            await pool.wait(job)
         return job.outcome()  # type: ignore[no-any-return]
+
+    # -- on one worker alone ------------------------------------------------------------
+
+    def _lend(self, lease: Lease) -> None:
+        """Let the task that reads call the database between two rows, as it may in Peewee."""
+        task = require_task()
+        if self._lent is not None and self._lent.task() is task:
+            return
+        self._take_back()
+        assert self._pool is not None
+        self._lent = Entry(self._pool, lease, self._label, task)
+        self._lent.is_lent = True
+        self._connections.push(self._lent)
+
+    def _take_back(self) -> None:
+        lent, self._lent = self._lent, None
+        if lent is not None:
+            lent.problem = "is over"
+            self._connections.pop(lent)
+
+    def _lender(self) -> Entry | None:
+        """Return the entry of another stream that lends its connection to this task."""
+        entry = self._connections.current() if self._lends else None
+        return entry if entry is not None and entry.is_lent else None
+
+    # -- the end ------------------------------------------------------------------------
 
     async def aclose(self) -> None:
         """End the stream early and give its worker back; does nothing the second time."""
         is_open, self._state = self._state == "open", "closed"
         if not is_open:
             return
-        pin = self._own or self._block
-        if pin is None or pin.ended:
-            return
-        try:
-            await self._stop_ahead(pin)
-        finally:
-            # A pool that is closed has closed the cursor with its connection.
-            with contextlib.suppress(PoolClosed):
-                if pin is self._own:
-                    await self._connections.release(pin, self._chunks.close)
-                else:
-                    await self._connections.call_to_the_end(pin, self._chunks.close)
+        self._take_back()
+        # A pool that is closed, and a block that has ended, have closed the cursor.
+        with contextlib.suppress(PoolClosed, TransactionFinished):
+            if self._lease is not None and self._pool is not None:
+                await self._end(self._pool, self._lease)
+            elif self._block is not None:
+                await self._connections.call_to_the_end(self._block, self._chunks.close)
 
-    async def _stop_ahead(self, pin: Pin) -> None:
+    async def _end(self, pool: WorkerPool, lease: Lease) -> None:
+        try:
+            await self._stop_ahead(pool)
+        finally:
+            await self._connections.end(pool, lease, self._chunks.close)
+
+    async def _stop_ahead(self, pool: WorkerPool) -> None:
         job, self._ahead = self._ahead, None
-        if job is not None:
+        if job is not None and job.state is not State.DONE:
             # The shield: the worker comes back only when the fetch has ended. The timeout
             # interrupts one that lasts.
             with anyio.move_on_after(PATIENCE, shield=True):
-                await pin.pool.wait(job)
+                await pool.wait(job)
 
     async def __aenter__(self) -> Stream:
         return self
@@ -242,15 +301,27 @@ class Stream:
         await self.aclose()
 
     def __del__(self) -> None:
-        # `break` drops the stream without closing it. There is nobody to wait here, so the
-        # worker is told, and does it before its next job.
-        pin = self._own or self._block
-        if self._state != "open" or pin is None or pin.ended:
+        # `break` drops the stream without closing it. There is nobody to wait here, and this may
+        # run anywhere, also under the pool's lock: so all is left to the loop's next turn.
+        if self._state != "open":
             return
-        if self._ahead is not None:
-            # Not from here, perhaps in the middle of something that has the pool's lock.
-            pin.pool.loop.wake(partial(pin.pool.abandon, self._ahead))
-        if pin is self._own:
-            pin.drop(self._chunks.close)
-        else:
-            pin.post(self._chunks.close)
+        self._state = "closed"
+        if self._lent is not None:
+            self._lent.problem = "is over"
+        if self._lease is not None and self._pool is not None:
+            if self._ahead is not None:
+                self._pool.loop.wake(partial(_drop, self._pool, self._ahead))
+            self._pool.end_later(self._lease, Job(self._chunks.close, self._label, lease=self._lease))
+        elif self._block is not None:
+            self._block.pool.submit_later(self._block.job(self._chunks.close, self._label))
+
+
+def _drop(pool: WorkerPool, ahead: Job) -> None:
+    """Drop a fetch ahead that nobody waits for any more; one that runs has a moment to end by itself."""
+    pool.drop_if_waiting(ahead)
+
+    def interrupt() -> None:
+        pool.abandon(ahead)
+
+    if ahead.state is State.RUNNING:
+        pool.loop.call_every(PATIENCE, interrupt)

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import random
 import time
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -40,9 +41,15 @@ class WorkerConnection:
     # processor that the next worker would have to do without.
     worth_passing: float = 0.0005
     may_overlap: bool = False
+    # Whether opening the connection is mostly waiting.
+    opens_slowly: bool = False
 
     def __init__(self, database: Any, settings: PoolSettings) -> None:
-        self.database = database
+        # Weakly: a worker must not keep alive a database that its program has dropped.
+        self._database = weakref.ref(database)
+        self.database_key: object = database.database_key
+        # Peewee's thread-local state, for when the database is no more.
+        self._peewee_state = database._state
         # The dict behind Peewee's thread-local state of this worker's thread. The loop's
         # thread reads it (in_transaction() and the like) while no job of the task runs.
         self.state: dict[str, Any] = {"closed": True, "transactions": [], "commit_callbacks": []}
@@ -59,6 +66,11 @@ class WorkerConnection:
         self._streams: list[Any] = []
 
     @property
+    def database(self) -> Any:
+        """The database; None when its program has dropped it."""
+        return self._database()
+
+    @property
     def dbapi_connection(self) -> Any:
         return self.state["conn"]
 
@@ -73,10 +85,6 @@ class WorkerConnection:
             self._connect(check)
         self._used_at = time.monotonic()
 
-    def opens_slowly(self) -> bool:
-        """Return True if it is mostly waiting to open the connection."""
-        return self.expected_seconds > 0
-
     def _is_unfit(self) -> bool:
         now = time.monotonic()
         return (
@@ -87,7 +95,7 @@ class WorkerConnection:
         )
 
     def _connect(self, check: Callable[[], None]) -> None:
-        self.state = self.database._state.__dict__
+        self.state = self._peewee_state.__dict__
         self._generation = self.database.generation
         connect_patiently(self.database, self._open, self._acquire_timeout, check)
         self.session_changed = False
@@ -119,6 +127,7 @@ class WorkerConnection:
         self.dead = False
         if self.state["closed"]:
             return
+        self.close_cursors()
         if self.is_lost():
             self._discard()
         elif self.state["transactions"] or self.in_transaction():
@@ -150,7 +159,7 @@ class WorkerConnection:
 
     def _discard(self) -> None:
         connection = self.dbapi_connection
-        self.database._state.reset()
+        self._peewee_state.reset()
         with contextlib.suppress(Exception):
             connection.close()
         while self._streams:
@@ -187,6 +196,14 @@ class WorkerConnection:
                 "the database has already rolled back this transaction (a statement in it was "
                 "interrupted or failed, or the connection was lost); leave the block and start again"
             )
+
+    def note_cursor(self, cursor: Any) -> None:
+        """Note a cursor that a job has opened, where one that is left open matters to the next job."""
+
+    def close_cursors(self) -> None:
+        """Close what a job has left open: a stream whose block has ended before it."""
+        while self._streams:
+            self.end_stream(self._streams[-1], is_exhausted=False)
 
     def begin_stream(self, is_alone: bool) -> Any:
         """Return a cursor that fetches rows as they are asked for; `end_stream()` closes it."""
@@ -301,15 +318,15 @@ class Backend:
         """Set the defaults, when Peewee's init() has read the arguments."""
 
     def make_connection(self) -> WorkerConnection:
-        return self._drivers[0](self.database, self.database.connections.settings)
+        return self._drivers[0](self.database, self.database.connections.pools.settings)
 
     def begin_writes(self, *args: Any, **kwargs: Any) -> bool:
         """Return True if a transaction begun so is a writer from its first moment."""
         return False
 
     def may_write(self, sql: str) -> bool:
-        """Return True if a statement has to pass the write gate first."""
+        """Return True if a statement has to take the write lock first."""
         return False
 
-    def enter_gate(self, worker: Worker) -> None:
-        """Hold the write gate until the job or its transaction ends."""
+    def take_write_lock(self, worker: Worker) -> None:
+        """Hold the write lock until the job or its transaction ends."""

@@ -29,6 +29,7 @@ class PostgresqlConnection(SocketConnection):
     """What psycopg2 and psycopg have in common."""
 
     _watches = False
+    _adapter: Any = None
 
     def is_lost(self) -> bool:
         return bool(self.dbapi_connection.closed)
@@ -39,6 +40,7 @@ class PostgresqlConnection(SocketConnection):
 
     def connected(self) -> None:
         super().connected()
+        self._adapter = self.database._adapter
         cursor = self.dbapi_connection.cursor()
         with contextlib.suppress(Exception):  # not every platform of a server can do it
             cursor.execute(WATCH_CLIENT)
@@ -52,7 +54,7 @@ class PostgresqlConnection(SocketConnection):
     def in_transaction(self) -> bool:
         if self.state["closed"] or self.dbapi_connection.closed:
             return False
-        adapter = self.database._adapter
+        adapter = self._adapter
         return bool(adapter.txn_status(self.dbapi_connection) not in (adapter.txn_idle, adapter.txn_unknown))
 
 
@@ -124,4 +126,4 @@ class PostgresqlBackend(Backend):
         with_psycopg2, with_psycopg3 = self._drivers
         uses_psycopg3 = isinstance(self.database._adapter, peewee.Psycopg3Adapter)
         driver = with_psycopg3 if uses_psycopg3 else with_psycopg2
-        return driver(self.database, self.database.connections.settings)
+        return driver(self.database, self.database.connections.pools.settings)

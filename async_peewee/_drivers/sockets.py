@@ -41,6 +41,7 @@ class SocketConnection(WorkerConnection):
     # The server works elsewhere, all of it is waiting. In a shorter one another worker overlaps.
     worth_passing = 0.001
     may_overlap = True
+    opens_slowly = True
     _fd = -1
 
     def connected(self) -> None:

@@ -6,14 +6,16 @@ import copy
 import os
 import re
 import time
+import weakref
 from collections.abc import Callable
 from functools import cache
 from itertools import islice
 from typing import Any
 
 from .._errors import PoolTimeout, driver_errors
+from .._pool.connection import close_quietly
 from .._pool.worker import Worker
-from .._pool.write_lock import gate_for
+from .._pool.write_lock import write_lock_for
 from .._settings import PoolSettings
 from .base import Backend, WorkerConnection
 
@@ -25,12 +27,19 @@ SQLITE_TRACES = re.compile(
 )
 
 
+# From how many noted cursors on those are looked for that are gone.
+MOST_CURSORS = 1000
+
+
 class SqliteConnection(WorkerConnection):
     """Any of them: interrupt() is safe from any thread, and there is no server to hang."""
 
     def __init__(self, database: Any, settings: PoolSettings) -> None:
         super().__init__(database, settings)
         self._loaded = Loaded(database)
+        # The cursors that were opened since the last clean_up(). One that is left half read keeps
+        # an old state of the file in sight and locks out writers; weakly, for most are gone by then.
+        self._cursors: list[weakref.ReferenceType[Any]] = []
 
     def ensure_connected(self, check: Callable[[], None]) -> None:
         super().ensure_connected(check)
@@ -54,6 +63,19 @@ class SqliteConnection(WorkerConnection):
         """Register something on this connection."""
         self.catch_up()
         self._loaded.change(self.dbapi_connection, method)
+
+    def note_cursor(self, cursor: Any) -> None:
+        self._cursors.append(weakref.ref(cursor))
+        if len(self._cursors) > MOST_CURSORS:
+            self._cursors = [reference for reference in self._cursors if reference() is not None]
+
+    def close_cursors(self) -> None:
+        super().close_cursors()
+        cursors, self._cursors = self._cursors, []
+        for reference in cursors:
+            cursor = reference()
+            if cursor is not None:
+                close_quietly(cursor.close)
 
     def is_usable(self) -> bool:
         # There is no server that could have gone, and clean_up() has looked after the last job.
@@ -130,6 +152,9 @@ def apsw_cursor() -> Any:
 class CySqliteConnection(SqliteConnection):
     """cysqlite, which answers for a closed connection as for an open one."""
 
+    def note_cursor(self, cursor: Any) -> None:
+        """Do nothing: its cursors cannot be referred to weakly, and it closes them when they are dropped."""
+
     def is_lost(self) -> bool:
         return bool(self.dbapi_connection.is_closed())
 
@@ -150,12 +175,12 @@ class SqliteBackend(Backend):
         if self._is_file:
             self._set_file_defaults()
         elif self.is_memory:
-            connections.settings = connections.settings.for_one_worker()
+            connections.pools.settings = connections.pools.settings.for_one_worker()
 
     def _set_file_defaults(self) -> None:
         database = self.database
         path = str(database.database).removeprefix("file:").partition("?")[0]
-        database.connections.gate = gate_for(os.path.realpath(path))
+        database.connections.write_lock = write_lock_for(os.path.realpath(path))
         given = {key.lower() for key, _ in database._pragmas}
         defaults = [("journal_mode", "wal"), ("synchronous", "normal")]
         database._pragmas = [pair for pair in defaults if pair[0] not in given] + list(database._pragmas)
@@ -168,16 +193,13 @@ class SqliteBackend(Backend):
     def may_write(self, sql: str) -> bool:
         return self._is_file and _may_write(sql)
 
-    def enter_gate(self, worker: Worker) -> None:
+    def take_write_lock(self, worker: Worker) -> None:
         connections = self.database.connections
         connections.note_writer(worker)
-        timeout = connections.settings.acquire_timeout
-        if not worker.enter_gate(connections.gate, timeout):
-            raise PoolTimeout(
-                f"the write lock of {connections.name} did not become free within {timeout:g} s, "
-                f"held by: {connections.gate.describe(time.monotonic())}. A child task is outside "
-                "its parent's transaction; hand it over with db.share_connection()"
-            )
+        timeout = connections.pools.settings.acquire_timeout
+        if not worker.acquire_write_lock(connections.write_lock, timeout):
+            holder = connections.write_lock.describe(time.monotonic())
+            raise PoolTimeout.of_write_lock(connections.pools.name, timeout, holder)
 
 
 def _is_memory(database: Any) -> bool:
@@ -225,9 +247,13 @@ class Loaded:
     """What one connection has of what is registered on its database. On the worker's thread."""
 
     def __init__(self, database: Any) -> None:
-        self._database = database
+        self._reference = weakref.ref(database)
         self._token: object = None
         self._registries: Registries = {}
+
+    @property
+    def _database(self) -> Any:
+        return self._reference()
 
     def connecting(self) -> None:
         """Note what the connection is about to be opened with."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -24,6 +26,7 @@ from .._drivers.base import Backend
 from .._drivers.connecting import bound_attempts, connect_once
 from .._drivers.statement_profiles import StatementProfiles
 from .._errors import ConfigurationError
+from .._pool.per_loop import PoolPerLoop
 from .._pool.pool import PoolStats
 from .._pool.worker import current_worker
 from .._settings import PoolSettings
@@ -93,12 +96,16 @@ class AsyncDatabase(Blocks, TypedDatabase):
         if kwargs.get("thread_safe") is False:
             raise ConfigurationError("thread_safe=False is not valid: each worker is a thread")
         self.backend: Backend = backend_of(self)
-        self.connections: Connections = Connections(settings, self.backend.make_connection)
+        # What its workers know of it: they must not keep it alive.
+        self.database_key: object = object()
+        self.connections: Connections = Connections(
+            settings, weakly(self.backend.make_connection), weakly(self._forget_connection)
+        )
         # Changes with each init(): a connection of an earlier one is replaced.
         self.generation: object = object()
         # Changes with each function and the like that is registered on an SQLite database.
         self.registered: object = None
-        self.connections.forget_connection = self._forget_connection
+        weakref.finalize(self, _close_dropped, self.connections.pools).atexit = False
         super().__init__(database, *args, **kwargs)
         # Peewee's own would let one thread at a time connect: a server that does not answer
         # one of them would keep the others waiting, where no cancellation reaches them.
@@ -106,15 +113,15 @@ class AsyncDatabase(Blocks, TypedDatabase):
 
     def init(self, database: Any, *args: Any, **kwargs: Any) -> None:
         """Set or change what the database connects to; Peewee's own, while the pool is closed."""
-        if self.connections.is_open():
+        if self.connections.pools.all_open():
             raise peewee.InterfaceError("init() while the pool is open; write first: await db.close()")
         target = self.backend.check_target(database)
         super().init(target, *args, **bound_attempts(self, target, kwargs))
         self.backend.prepare()
         self.generation = object()
         self.statements: StatementProfiles = StatementProfiles(self._classify)
-        self.connections.name = self._display_name()
-        self.connections.opens_itself = self.autoconnect
+        self.connections.pools.name = self._display_name()
+        self.connections.pools.opens_itself = self.autoconnect
 
     def _connect(self) -> Any:
         return connect_once(self, super()._connect)  # type: ignore[misc]
@@ -131,7 +138,7 @@ class AsyncDatabase(Blocks, TypedDatabase):
         stats = self.stats()
         return (
             f"<{self._display_name()}: {stats.workers} of {stats.pool_size} workers, "
-            f"{stats.busy} busy, {stats.pinned} pinned, {stats.waiting} waiting>"
+            f"{stats.busy} busy, {stats.leased} leased, {stats.waiting} waiting>"
         )
 
     # -- opening and closing ----------------------------------------------------------
@@ -161,14 +168,14 @@ class AsyncDatabase(Blocks, TypedDatabase):
             super().close()
 
     async def _open(self, reuse_if_open: bool) -> bool:
-        pool = self.connections.find_pool()
+        pool = self.connections.pools.find()
         if pool is not None and not pool.is_closed:
             if reuse_if_open:
                 return False
             raise peewee.OperationalError("Connection already opened.")
         if self.deferred:
             raise peewee.InterfaceError("Error, database must be initialized before opening a connection.")
-        pool = self.connections.open_pool()
+        pool = self.connections.pools.open()
         try:
             await self.connections.warm_up()
         except BaseException:
@@ -194,19 +201,19 @@ class AsyncDatabase(Blocks, TypedDatabase):
     async def _close_pool(self, timeout: float) -> bool:
         if self.connections.current() is not None:
             raise peewee.OperationalError("Attempting to close database while transaction is open.")
-        pool = self.connections.find_pool()
+        pool = self.connections.pools.find()
         return pool is not None and await pool.close(timeout)
 
     async def __aenter__(self) -> Self:
         """Open the pool, for a program's life; entries are counted, the last to leave closes."""
         await self._open(reuse_if_open=True)
-        self.connections.pool().entries += 1
+        self.connections.pools.get().entries += 1
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        pool = self.connections.pool()
+        pool = self.connections.pools.get()
         pool.entries -= 1
         if pool.entries == 0:
             with anyio.CancelScope(shield=True):
@@ -219,7 +226,9 @@ class AsyncDatabase(Blocks, TypedDatabase):
     def stats(self) -> PoolStats:
         """Return the figures of this event loop's pool; nothing blocks."""
         return (
-            self.connections.stats() if on_loop_thread() else PoolStats(self.connections.settings.pool_size)
+            self.connections.pools.stats()
+            if on_loop_thread()
+            else PoolStats(self.connections.pools.settings.pool_size)
         )
 
     # -- running code -----------------------------------------------------------------
@@ -268,6 +277,30 @@ class AsyncDatabase(Blocks, TypedDatabase):
     def share_connection(self) -> SharedConnection:
         """Hand this task's block to another task, which enters it with `async with`."""
         return self.connections.share()
+
+
+def weakly(method: Callable[[], T]) -> Callable[[], T]:
+    """Return a call of an object's method that does not keep the object alive."""
+    reference: weakref.WeakMethod[Callable[[], T]] = weakref.WeakMethod(method)
+
+    def call() -> T:
+        bound = reference()
+        if bound is None:
+            raise peewee.InterfaceError("the database object of this pool is no more")
+        return bound()
+
+    return call
+
+
+def _close_dropped(pools: PoolPerLoop) -> None:
+    """Close the pools of a database that was dropped. The garbage collector calls it, anywhere."""
+    for pool in pools.all_open():
+        pool.close_later()
+        warnings.warn(
+            f"{pool.name} was dropped and not closed; write: async with db, or await db.close()",
+            ResourceWarning,
+            stacklevel=2,
+        )
 
 
 def _pend_database(

@@ -13,7 +13,7 @@ import peewee
 
 from .._bridge.connections import Connections
 from .._bridge.dual import is_peewee
-from .._bridge.places import current_connection, guard, on_loop_thread
+from .._bridge.places import current_connection, guard, on_loop_thread, worker_of
 from .._drivers.base import Backend
 from .._drivers.statement_profiles import StatementProfile, StatementProfiles
 from .._pool.connection import StreamRequest
@@ -36,13 +36,13 @@ class Execution:
     _state: Any
 
     def _task_state(self) -> dict[str, Any]:
-        pin = self.connections.current()
-        return NO_STATE if pin is None else pin.worker.connection.state
+        entry = self.connections.current()
+        return NO_STATE if entry is None else entry.lease.worker.connection.state
 
     def is_closed(self) -> bool:
         """Return True if the pool is closed; on a worker or a plain thread, its own connection."""
         if here.worker is None and on_loop_thread():
-            pool = self.connections.find_pool()
+            pool = self.connections.pools.find()
             return pool is None or pool.is_closed
         return super().is_closed()  # type: ignore[misc, no-any-return]
 
@@ -94,26 +94,29 @@ class Execution:
     # -- the four primitives under everything ------------------------------------------
 
     def cursor(self, named_cursor: Any = None) -> Any:
-        worker = here.worker
-        if worker is None or worker.database is not self:
+        worker = worker_of(self)
+        if worker is None:
             guard("db.cursor()", "await db.execute_sql(...), or await db.run(function, ...)")
         elif isinstance(named_cursor, StreamRequest):
             named_cursor.cursor = worker.connection.begin_stream(named_cursor.is_alone)
             return named_cursor.cursor
-        elif not worker.in_driver:  # else it is for a statement of which we know
+        elif not worker.turns.in_driver:  # else it is for a statement of which we know
             _note_user(worker, sys._getframe(1))
-        return super().cursor(named_cursor)  # type: ignore[misc]
+        cursor = super().cursor(named_cursor)  # type: ignore[misc]
+        if worker is not None:
+            worker.connection.note_cursor(cursor)
+        return cursor
 
     def connection(self) -> Any:
         guard("db.connection()", "await db.run(function), where the function uses db.connection()")
-        worker = here.worker
-        if worker is not None and worker.database is self:
+        worker = worker_of(self)
+        if worker is not None:
             _note_user(worker, sys._getframe(1))
         return super().connection()  # type: ignore[misc]
 
     def execute(self, query: Any, **options: Any) -> Any:
-        worker = here.worker
-        if worker is None or worker.database is not self or isinstance(query, peewee.RawQuery):
+        worker = worker_of(self)
+        if worker is None or isinstance(query, peewee.RawQuery):
             return super().execute(query, **options)  # type: ignore[misc]
         worker.is_generating = True
         try:
@@ -124,7 +127,7 @@ class Execution:
     def execute_streaming(self, query: Any, request: StreamRequest) -> Any:
         """Execute a query with a streaming cursor, which is also left in the request."""
         sql, parameters = self.get_sql_context().sql(query).query()
-        worker = here.worker
+        worker = worker_of(self)
         assert worker is not None
         worker.is_generating = not isinstance(query, peewee.RawQuery)
         try:
@@ -133,8 +136,8 @@ class Execution:
             worker.is_generating = False
 
     def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any:
-        worker = here.worker
-        if worker is None or worker.database is not self:
+        worker = worker_of(self)
+        if worker is None:
             return super()._execute_cursor(sql, params, **options)  # type: ignore[misc]
         if sql.startswith("ROLLBACK"):
             return self._roll_back(worker, partial(super()._execute_cursor, sql, params))  # type: ignore[misc]
@@ -142,7 +145,7 @@ class Execution:
         statement = self.statements.find(sql, worker.is_generating or is_savepoint)
         self._begin_statement(worker, statement)
         try:
-            return worker.ask(statement, super()._execute_cursor, sql, params, **options)  # type: ignore[misc]
+            return worker.turns.statement(statement, super()._execute_cursor, sql, params, **options)  # type: ignore[misc]
         except peewee.PeeweeException as error:
             if _is_lost(worker, error):
                 raise _explain_loss(error, worker, "a statement") from error
@@ -152,12 +155,12 @@ class Execution:
 
     def _begin_statement(self, worker: Worker, statement: StatementProfile) -> None:
         """Refuse a statement of a job that was cancelled or whose transaction is dead."""
-        worker.check_interrupted()
+        worker.interrupter.check()
         worker.connection.begin_statement()
         if statement.changes_session:
             worker.connection.session_changed = True
-        if statement.may_write and worker.held_gate is None:
-            self.backend.enter_gate(worker)
+        if statement.may_write and worker.write_lock is None:
+            self.backend.take_write_lock(worker)
 
     def _classify(self, sql: str, is_generated: bool) -> StatementProfile:
         connection = current_connection(self)
@@ -169,17 +172,17 @@ class Execution:
         )
 
     def begin(self, *args: Any, **kwargs: Any) -> Any:
-        worker = here.worker
-        if worker is not None and worker.database is self and self.backend.begin_writes(*args, **kwargs):
-            self.backend.enter_gate(worker)
+        worker = worker_of(self)
+        if worker is not None and self.backend.begin_writes(*args, **kwargs):
+            self.backend.take_write_lock(worker)
         return self._control("BEGIN", super().begin, *args, **kwargs)  # type: ignore[misc]
 
     def commit(self) -> None:
-        worker = here.worker
-        if worker is None or worker.database is not self:
+        worker = worker_of(self)
+        if worker is None:
             super().commit()  # type: ignore[misc]
             return
-        with worker.uninterrupted():
+        with worker.interrupter.uninterrupted():
             try:
                 self._control("COMMIT", super().commit)  # type: ignore[misc]
             except peewee.PeeweeException as error:
@@ -188,8 +191,8 @@ class Execution:
                 raise
 
     def rollback(self) -> None:
-        worker = here.worker
-        if worker is None or worker.database is not self:
+        worker = worker_of(self)
+        if worker is None:
             super().rollback()  # type: ignore[misc]
         else:
             self._roll_back(worker, super().rollback)  # type: ignore[misc]
@@ -198,7 +201,7 @@ class Execution:
         # Of a lost connection the database rolls back by itself; an error about it would
         # take the place of the user's own.
         try:
-            with worker.uninterrupted():
+            with worker.interrupter.uninterrupted():
                 return self._control("ROLLBACK", roll_back)
         except peewee.PeeweeException as error:
             if not _is_lost(worker, error):
@@ -207,10 +210,10 @@ class Execution:
 
     def _control(self, sql: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run what begins or ends a transaction."""
-        worker = here.worker
-        if worker is None or worker.database is not self:
+        worker = worker_of(self)
+        if worker is None:
             return function(*args, **kwargs)
-        return worker.ask(self.statements.find(sql, True), function, *args, **kwargs)
+        return worker.turns.statement(self.statements.find(sql, True), function, *args, **kwargs)
 
 
 def _note_user(worker: Worker, frame: FrameType) -> None:

@@ -1,10 +1,17 @@
-"""The blocks of a database, by Peewee's names: each pins a worker to the task for its length."""
+"""Blocks: atomic, transaction, savepoint, manual_commit, connection_context, with and as decorators.
+
+Each is Peewee's own context manager with an asynchronous way in and out, which holds one
+worker for its length. On a worker and on a plain thread `with` works as ever; on the loop's
+thread it is `async with`.
+"""
 
 from __future__ import annotations
 
 import functools
 import inspect
 import logging
+import sys
+import weakref
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
@@ -12,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 import peewee
 
 from .._bridge.calls import PendingCall, call_on_worker
-from .._bridge.connections import Pin
+from .._bridge.connections import LEFT_BY_ANOTHER, Entry, require_task
 from .._bridge.dual import install_dual
 from .._bridge.places import current_connection, guard, on_loop_thread
 from .._bridge.results import detached
@@ -26,20 +33,210 @@ if TYPE_CHECKING:
 
 
 F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
-
-
 P = ParamSpec("P")
-
-
 T = TypeVar("T")
 
+logger = logging.getLogger("async_peewee")
 
-class Decorator:
-    """The side of a block that decorates functions."""
+TRANSACTION_METHODS = ("commit", "rollback")
+
+
+class Block:
+    """The asynchronous half of one of Peewee's blocks.
+
+    Each entering is an Entry of its own, so that several tasks may enter one object. Peewee's
+    atomic() makes a transaction or a savepoint, which is a block too: on a worker it is entered
+    by the one around it.
+    """
 
     db: Any
     # How the block is spelled, for messages: db.atomic().
     spelling = "block"
+    # Who has entered the object and not left it; weakly, for an entry goes with its task.
+    _entered: tuple[weakref.ReferenceType[Entry], ...] = ()
+
+    # -- synchronous: a worker, a plain thread ----------------------------------------
+
+    def __enter__(self) -> Any:
+        guard(f"with db.{self.spelling}()", f"async with db.{self.spelling}()")
+        return self.enter()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if current_connection(self.db) is None:
+            self.leave(kind, error)
+        else:
+            self._leaving(kind, error)()
+
+    def _leaving(self, kind: type[BaseException] | None, error: BaseException | None) -> Callable[[], None]:
+        """Return what leaves the block on a worker."""
+        return functools.partial(self._leave_quietly, kind, error) if kind else self._leave_alive
+
+    def enter(self) -> Any:
+        """Do what Peewee's block does on entry."""
+        return super().__enter__()  # type: ignore[misc]
+
+    def leave(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
+        """Do what Peewee's block does on exit."""
+        super().__exit__(kind, error, None)  # type: ignore[misc]
+
+    # -- asynchronous: the way in -----------------------------------------------------
+
+    async def __aenter__(self) -> Any:
+        frame = sys._getframe(1)
+        # What Peewee notes on entry it notes in the object: a second task needs one of its own.
+        own = self._copy() if self._entered else self
+        outer = self.db.connections.current()
+        entry, entered = await (own._enter_first() if outer is None else own._enter_nested(outer))
+        entry.block, entry.frame = own, id(frame)
+        entry.may_be_dropped = bool(frame.f_code.co_flags & inspect.CO_ASYNC_GENERATOR)
+        self._entered += (weakref.ref(entry),)
+        self.db.connections.push(entry)
+        return entered
+
+    def _copy(self) -> Any:
+        own = object.__new__(type(self))
+        vars(own).update(vars(self), _entered=())
+        own.db = self.db
+        return own
+
+    async def _enter_first(self) -> tuple[Entry, Any]:
+        connections, label = self.db.connections, f"{self.spelling}()"
+        lock = connections.write_lock if self.writes() else None
+        pool, lease, entered = await connections.acquire(self.enter, label, undo=self._undo, write_lock=lock)
+        return Entry(pool, lease, label, require_task(), owns_lease=True), entered
+
+    async def _enter_nested(self, outer: Entry) -> tuple[Entry, Any]:
+        connections, label = self.db.connections, f"{self.spelling}()"
+        entered: list[Any] = []
+        try:
+            await connections.call(lambda: entered.append(self.enter()), label, outer)
+        except BaseException:
+            if entered:  # cancelled when it was in already: Peewee's stack must not keep it
+                await connections.call_to_the_end(outer, self._undo)
+            raise
+        return Entry(outer.pool, outer.lease, label, require_task()), entered[0]
+
+    def _undo(self) -> None:
+        cancelled = RuntimeError("the block was cancelled on entry")
+        self._leave_quietly(type(cancelled), cancelled)
+
+    # -- asynchronous: the way out ----------------------------------------------------
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        entry = self._entry_to_leave(id(sys._getframe(1)))
+        try:
+            if entry is None:
+                raise TransactionFinished(f"{self.spelling}()")
+            await self._leave_entry(entry, kind, error)
+        except (PoolClosed, TransactionFinished):
+            # The worker has rolled the block back on its way out, which is all that a
+            # block that failed wants; one that did not must hear that it is not committed.
+            if kind is None:
+                raise
+
+    def _entry_to_leave(self, frame: int) -> Entry | None:
+        """Return which entering of this object is left: that of the same frame, else of the task, else any.
+
+        None: it went with its task, which has ended inside.
+        """
+        if not self._entered:
+            raise peewee.InterfaceError(f"db.{self.spelling}() is left, and was not entered")
+        entered = [entry for reference in self._entered if (entry := reference()) is not None]
+        task = require_task()
+        of_frame = [entry for entry in entered if entry.frame == frame]
+        of_task = [entry for entry in entered if entry.task() is task]
+        found = of_frame or of_task or entered
+        left = found[-1] if found else None
+        self._entered = tuple(weakref.ref(entry) for entry in entered if entry is not left)
+        return left
+
+    async def _leave_entry(
+        self, entry: Entry, kind: type[BaseException] | None, error: BaseException | None
+    ) -> None:
+        inside = self.db.connections.pop(entry)
+        entry.check()
+        is_strangers = kind is not None and entry.task() is not require_task()
+        if is_strangers:
+            entry.problem = LEFT_BY_ANOTHER
+        if inside:
+            await self._leave_out_of_order(entry, inside, is_strangers)
+        await self._leave_on_worker(entry, entry.block._leaving(kind, error))
+
+    async def _leave_on_worker(self, entry: Entry, leave: Callable[[], None]) -> None:
+        if entry.owns_lease:
+            entry.owns_lease = False
+            await self.db.connections.end(entry.pool, entry.lease, leave)
+        else:
+            await self.db.connections.call_to_the_end(entry, leave)
+
+    async def _leave_out_of_order(self, entry: Entry, inside: list[Entry], is_strangers: bool) -> None:
+        """Roll back a block and those inside it, which are still open; raise InterfaceError."""
+        problem = (
+            LEFT_BY_ANOTHER if is_strangers else f"is rolled back, for {entry.label} around it was left first"
+        )
+        for other in inside:
+            other.problem = problem
+        error = peewee.InterfaceError(
+            f"{entry.label} was left before {inside[-1].label}, which was entered inside it; "
+            "both are rolled back. Leave the inner block first"
+        )
+        blocks = [*reversed([other.block for other in inside if other.block is not None])]
+
+        def leave() -> None:
+            for block in blocks:
+                block._leave_quietly(type(error), error)
+            if not is_strangers:
+                entry.block._leave_quietly(type(error), error)
+
+        if is_strangers:
+            await self.db.connections.call_to_the_end(entry, leave)
+            return
+        await self._leave_on_worker(entry, leave)
+        raise error
+
+    # -- on a worker ------------------------------------------------------------------
+
+    def _leave_alive(self) -> None:
+        connection = current_connection(self.db)
+        if connection is not None:
+            try:
+                connection.check_alive()
+            except peewee.OperationalError:
+                self._abandon()
+                raise
+        self.leave(None, None)
+
+    def _leave_quietly(self, kind: type[BaseException], error: BaseException | None) -> None:
+        """Leave after an error: the user's own, which a failing rollback must not replace."""
+        connection = current_connection(self.db)
+        if connection is not None and connection.dead:
+            self._abandon()
+            return
+        try:
+            self.leave(kind, error)
+        except Exception as failure:
+            logger.warning("%r: the rollback of %s() failed: %s", self.db, self.spelling, failure)
+
+    def _abandon(self) -> None:
+        """Leave a transaction that the database has ended already: no SQL, only Peewee's stack."""
+        transactions = self.db._state.transactions
+        own = getattr(self, "_helper", self)
+        if own in transactions:
+            transactions.remove(own)
+        connection = current_connection(self.db)
+        if connection is not None and not transactions:
+            self.db._clear_commit_callbacks()
+            connection.check_transaction()
+
+    def writes(self) -> bool:
+        """Return True if the block takes the database's write lock on entry."""
+        return False
+
+    # -- as a decorator ---------------------------------------------------------------
 
     @overload
     def __call__(self, function: F) -> F: ...  # type: ignore[overload-overlap]  # a coroutine is a T as well
@@ -77,133 +274,6 @@ class Decorator:
             return in_block(*args, **kwargs)
 
         return wrapper
-
-
-logger = logging.getLogger("async_peewee")
-
-
-TRANSACTION_METHODS = ("commit", "rollback")
-
-
-class Block(Decorator):
-    """The asynchronous half of one of Peewee's blocks."""
-
-    _pin: Pin | None = None
-    _owns_pin = False
-
-    # -- synchronous: a worker, a plain thread ----------------------------------------
-
-    def __enter__(self) -> Any:
-        guard(f"with db.{self.spelling}()", f"async with db.{self.spelling}()")
-        return self.enter()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if current_connection(self.db) is None:
-            self.leave(kind, error)
-        else:
-            self._leaving(kind, error)()
-
-    def _leaving(self, kind: type[BaseException] | None, error: BaseException | None) -> Callable[[], None]:
-        """Return what leaves the block on a worker."""
-        return functools.partial(self._leave_quietly, kind, error) if kind else self._leave_alive
-
-    def enter(self) -> Any:
-        """Do what Peewee's block does on entry."""
-        return super().__enter__()  # type: ignore[misc]
-
-    def leave(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
-        """Do what Peewee's block does on exit."""
-        super().__exit__(kind, error, None)  # type: ignore[misc]
-
-    # -- asynchronous -----------------------------------------------------------------
-
-    async def __aenter__(self) -> Any:
-        connections = self.db.connections
-        label = f"{self.spelling}()"
-        outer = connections.current()
-        if outer is None:
-            gate = connections.gate if self.writes() else None
-            self._pin, entered = await connections.acquire(self.enter, label, undo=self._undo, gate=gate)
-            self._owns_pin = True
-            connections.push_current(self._pin)
-        else:
-            self._pin = outer
-            entered = await self._enter_nested(outer, label)
-        return entered
-
-    async def _enter_nested(self, outer: Pin, label: str) -> Any:
-        entered: list[Any] = []
-        try:
-            await self.db.connections.call(lambda: entered.append(self.enter()), label, outer)
-        except BaseException:
-            if entered:  # cancelled when it was in already: Peewee's stack must not keep it
-                await self.db.connections.call_to_the_end(outer, self._undo)
-            raise
-        return entered[0]
-
-    def _undo(self) -> None:
-        cancelled = RuntimeError("the block was cancelled on entry")
-        self._leave_quietly(type(cancelled), cancelled)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pin, self._pin = self._pin, None
-        assert pin is not None
-        try:
-            await self._leave_pinned(pin, self._leaving(kind, error))
-        except (PoolClosed, TransactionFinished):
-            # The worker has rolled the block back on its way out, which is all that a
-            # block that failed wants; one that did not must hear that it is not committed.
-            if kind is None:
-                raise
-
-    async def _leave_pinned(self, pin: Pin, leave: Callable[[], None]) -> None:
-        connections = self.db.connections
-        if self._owns_pin:
-            self._owns_pin = False
-            connections.pop_held(pin, pin.owner())
-            await connections.release(pin, leave)
-        else:
-            await connections.call_to_the_end(pin, leave)
-
-    def _leave_alive(self) -> None:
-        connection = current_connection(self.db)
-        if connection is not None:
-            try:
-                connection.check_alive()
-            except peewee.OperationalError:
-                self._abandon()
-                raise
-        self.leave(None, None)
-
-    def _leave_quietly(self, kind: type[BaseException], error: BaseException | None) -> None:
-        """Leave after an error: the user's own, which a failing rollback must not replace."""
-        connection = current_connection(self.db)
-        if connection is not None and connection.dead:
-            self._abandon()
-            return
-        try:
-            self.leave(kind, error)
-        except Exception as failure:
-            logger.warning("%r: the rollback of %s() failed: %s", self.db, self.spelling, failure)
-
-    def _abandon(self) -> None:
-        """Leave a transaction that the database has ended already: no SQL, only Peewee's stack."""
-        transactions = self.db._state.transactions
-        own = getattr(self, "_helper", self)
-        if own in transactions:
-            transactions.remove(own)
-        connection = current_connection(self.db)
-        if connection is not None and not transactions:
-            self.db._clear_commit_callbacks()
-            connection.check_transaction()
-
-    def writes(self) -> bool:
-        """Return True if the block takes the database's write lock on entry."""
-        return False
 
 
 class AsyncAtomic(Block, peewee._atomic):

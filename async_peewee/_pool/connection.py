@@ -34,6 +34,8 @@ class Connection(Protocol):
     worth_passing: float
     # Whether the database works in another process: who waits for it leaves a processor free.
     may_overlap: bool
+    # Whether opening the connection is mostly waiting.
+    opens_slowly: bool
 
     def ensure_connected(self, check: Callable[[], None]) -> None:
         """Open the connection, or replace it if it is broken or old.
@@ -41,11 +43,11 @@ class Connection(Protocol):
         `check` raises when nobody wants it any more.
         """
 
-    def opens_slowly(self) -> bool:
-        """Return True if it is mostly waiting to open the connection."""
-
     def begin_stream(self, is_alone: bool) -> Any:
         """Return a cursor that fetches rows as they are asked for."""
+
+    def note_cursor(self, cursor: Any) -> None:
+        """Note a cursor that a job has opened, where one that is left open matters to the next job."""
 
     def begin_statement(self) -> None:
         """Prepare for a statement; raise if the database has ended the transaction that it is for."""

@@ -1,4 +1,4 @@
-"""Job: one call on its way to a worker and back, and the queue of those that wait."""
+"""Job and Lease: one call on its way to a worker and back, and the right to one worker for a while."""
 
 from __future__ import annotations
 
@@ -10,19 +10,61 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
+from .._errors import TransactionFinished
 from .._eventloops import Parker
-from .write_lock import WriteGate
+from .write_lock import WriteLock
 
 
 class State(Enum):
+    """Where a job is. Nothing else tells what may happen to it."""
+
+    AT_LOCK = "waits for the write lock"
     QUEUED = "waits for a worker"
-    TAKEN = "given to a worker"
-    DROPPED = "never ran"
+    PLACED = "has its worker, and waits for it or for its turn"
+    RUNNING = "is run by its worker"
     DONE = "finished"
+    DROPPED = "never ran"
 
 
 class Interrupted(Exception):
     """Raised inside a job that was cancelled; its caller sees the cancellation instead."""
+
+
+class Lease:
+    """The right to one worker for a while, held by one block, stream or set-up.
+
+    Made by the job that takes it, before that runs, so that whoever cancels the job has
+    something to end. All but the label is the scheduler's, under the pool's lock.
+    """
+
+    __slots__ = ("jobs", "label", "since", "state", "worker")
+
+    WANTED = "wanted"
+    HELD = "held"
+    ENDING = "ending"
+    ENDED = "ended"
+
+    def __init__(self, label: str) -> None:
+        # Whose it is, for messages.
+        self.label = label
+        self.state = Lease.WANTED
+        # The Worker, from the moment that the lease is held.
+        self.worker: Any = None
+        self.since: float = 0.0
+        # Calls that wait until their worker has done the one before.
+        self.jobs: deque[Job] = deque()
+
+    @property
+    def is_held(self) -> bool:
+        return self.state is Lease.HELD
+
+    def describe(self, now: float) -> str:
+        """Say who holds it and for how long, for the message of a PoolTimeout."""
+        return f"{self.label} for {now - self.since:.1f} s"
+
+    def end_error(self) -> TransactionFinished:
+        """Return the error of a call that comes after the lease's end."""
+        return TransactionFinished(self.label)
 
 
 class Job:
@@ -30,13 +72,13 @@ class Job:
 
     # Who waits for it, and what cancels the wait; None: nobody.
     parker: Parker | None = None
-    # Whether it waits at the write gate, and whether it is through.
-    at_gate = False
-    holds_gate = False
-    pinned = False
     state = State.QUEUED
+    # When its wait for a worker has been too long, in seconds of time.monotonic(); 0: no clock runs.
     deadline: float = 0.0
+    # The Worker that runs it: a job does not know what that is.
+    worker: Any = None
     interrupted = False
+    # Set when it is done, for a thread that interrupts it.
     finished: threading.Event | None = None
     result: Any = None
     error: BaseException | None = None
@@ -48,27 +90,24 @@ class Job:
         function: Callable[[], Any],
         label: str,
         *,
-        worker: Any = None,
-        lease: object = None,
-        gate: WriteGate | None = None,
-        pin: bool = False,
-        unpin: bool = False,
+        lease: Lease | None = None,
+        takes_lease: bool = False,
+        write_lock: WriteLock | None = None,
     ) -> None:
         self.function: Callable[[], Any] | None = function
         self.label = label
-        # The Worker that must run it, then the one that does: a job does not know what that is.
-        self.worker: Any = worker
-        # Whose it is: a job of a lease runs only while its worker is under that very lease, and
-        # one that pins a worker brings the lease that the worker is under from then on.
-        self.in_block: bool = worker is not None
-        self.lease: object = object() if pin else lease
-        # The write gate that it has to pass.
-        self.gate = gate
-        self.pin = pin
-        self.unpin = unpin
+        # Whose it is: it runs on the worker of its lease, and after the lease's end never.
+        self.lease = lease
+        # It runs on whichever worker is free, and brings the lease that the worker is under
+        # from then on, if it succeeds.
+        self.takes_lease = takes_lease
+        # It is the last one of its lease.
+        self.ends_lease = False
+        # The lock that it takes together with a worker.
+        self.write_lock = write_lock
         # A copy for each job: spans and tenants are the caller's, and what the job sets
         # does not travel back.
-        self.context: contextvars.Context = contextvars.copy_context()
+        self.context: contextvars.Context | None = contextvars.copy_context()
 
     def outcome(self) -> Any:
         """Return or raise what the function did, once."""
@@ -85,8 +124,8 @@ class Job:
 class JobQueue:
     """Keep the jobs that wait: in order for the workers, and in order of their deadlines.
 
-    It has no lock and does nothing to a job but change its state: the pool decides under
-    its own lock and acts afterwards.
+    It has no lock and does nothing to a job but change its state: the scheduler decides under
+    the pool's lock.
     """
 
     def __init__(self, acquire_timeout: float) -> None:
@@ -96,17 +135,17 @@ class JobQueue:
         self._ready: deque[Job] = deque()
         # Those that were taken out once, and could not begin.
         self._returned: deque[Job] = deque()
-        # Every job that waits, those before the write gate too. All have the same timeout,
+        # Every job that waits, those at the write lock too. All have the same timeout,
         # so the order of arrival is the order of the deadlines.
         self._deadlines: deque[Job] = deque()
         self.waiting = 0
 
-    @property
-    def ready(self) -> int:
+    def count_ready(self) -> int:
+        """Return how many jobs wait for a worker; dropped ones may be among them."""
         return len(self._ready) + len(self._returned)
 
-    def wait(self, job: Job) -> None:
-        """Start the clock of a job that cannot run now."""
+    def start_clock(self, job: Job) -> None:
+        """Count a job that cannot run now among those that wait."""
         if not job.deadline:
             job.deadline = time.monotonic() + self._acquire_timeout
             self._deadlines.append(job)
@@ -114,11 +153,13 @@ class JobQueue:
 
     def put(self, job: Job) -> None:
         """Let a job wait for a worker."""
-        self.wait(job)
+        job.state = State.QUEUED
+        self.start_clock(job)
         self._ready.append(job)
 
     def put_back(self, job: Job) -> None:
         """Let a job wait for a worker again, in front of those that have not been asked yet."""
+        job.state = State.QUEUED
         self._returned.append(job)
 
     def pop(self) -> Job | None:
@@ -130,27 +171,23 @@ class JobQueue:
                     return job
         return None
 
-    def take(self, job: Job) -> None:
-        """Note that a worker has the job."""
-        self._leave(job, State.TAKEN)
+    def leave(self, job: Job, state: State) -> None:
+        """Note that a job waits no more: for the state that it goes on to."""
+        job.state = state
+        if job.deadline:
+            job.deadline = 0.0
+            self.waiting -= 1
+            self._forget_left()
 
     def drop(self, job: Job) -> None:
         """Note that the job will never run."""
-        self._leave(job, State.DROPPED)
+        self.leave(job, State.DROPPED)
         job.function = None
-
-    def _leave(self, job: Job, state: State) -> None:
-        job.state = state
-        if not job.deadline:
-            return
-        self.waiting -= 1
-        while self._deadlines and self._deadlines[0].state is not State.QUEUED:
-            self._deadlines.popleft()
 
     def drop_overdue(self, now: float) -> list[Job]:
         """Drop and return the jobs whose deadline has passed."""
         overdue = []
-        while self._deadlines and self._deadlines[0].deadline <= now:
+        while (deadline := self.next_deadline()) is not None and deadline <= now:
             overdue.append(self._deadlines[0])
             self.drop(self._deadlines[0])
         return overdue
@@ -159,5 +196,25 @@ class JobQueue:
         """Drop and return every job that waits."""
         return self.drop_overdue(float("inf"))
 
+    def drop_first(self) -> Job | None:
+        """Drop and return the job that has waited longest."""
+        job = self._deadlines[0] if self.next_deadline() is not None else None
+        if job is not None:
+            self.drop(job)
+        return job
+
     def next_deadline(self) -> float | None:
+        """Return when the job that has waited longest is overdue, None if none waits."""
+        self._forget_left()
         return self._deadlines[0].deadline if self._deadlines else None
+
+    def _forget_left(self) -> None:
+        while self._deadlines and not self._deadlines[0].deadline:
+            self._deadlines.popleft()
+
+    def check(self) -> None:
+        """Fail unless the count is what counting gives."""
+        waiting = [job for job in self._deadlines if job.deadline]
+        assert self.waiting == len(waiting), f"{self.waiting} are counted, {len(waiting)} wait"
+        for job in waiting:
+            assert job.state in (State.QUEUED, State.AT_LOCK), f"{job.label} waits and {job.state.value}"

@@ -1,4 +1,4 @@
-"""Pools: the worker pools of one database, one for each event loop that uses it."""
+"""PoolPerLoop: the worker pools of one database, one for each event loop that uses it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .connection import Connection
 from .pool import PoolStats, WorkerPool
 
 
-class Pools:
+class PoolPerLoop:
     """Find, open and forget the pool of the event loop that runs in this thread."""
 
     def __init__(self, settings: PoolSettings, make_connection: Callable[[], Connection]) -> None:
@@ -34,20 +34,20 @@ class Pools:
         self._pools = {}
         return inherited
 
-    def find_pool(self) -> WorkerPool | None:
+    def find(self) -> WorkerPool | None:
         """Return this loop's pool, None if it was never opened."""
         return self._pools.get(running_key())
 
-    def pool(self) -> WorkerPool:
+    def get(self) -> WorkerPool:
         """Return this loop's pool; the first use opens it."""
         pool = self._pools.get(running_key())
         if pool is not None:
             return pool
         if not self.opens_itself:
             raise peewee.InterfaceError("Error, database connection not opened.")
-        return self.open_pool()
+        return self.open()
 
-    def open_pool(self) -> WorkerPool:
+    def open(self) -> WorkerPool:
         """Make a new pool for this loop, in the place of one that is closed."""
         key = running_key()
         pool = WorkerPool(self.name, self.settings, event_loop(key), self._make_connection)
@@ -58,18 +58,18 @@ class Pools:
             self._pools[key] = pool
         return pool
 
-    def forget_pool(self) -> None:
+    def drop_closed(self) -> None:
         """Let the next use open a new pool in the place of this loop's closed one."""
         key = running_key()
         with self._lock:
             if key in self._pools and self._pools[key].is_closed:
                 del self._pools[key]
 
-    def is_open(self) -> bool:
-        """Return True if a pool of this database is open, here or on another loop."""
-        return any(not pool.is_closed and not pool.loop.is_closed() for pool in list(self._pools.values()))
+    def all_open(self) -> list[WorkerPool]:
+        """Return the pools that are open, here or on another loop."""
+        return [pool for pool in list(self._pools.values()) if not (pool.is_closed or pool.loop.is_closed())]
 
     def stats(self) -> PoolStats:
         """Return the figures of this loop's pool; without one, all are 0 but the size."""
-        pool = self.find_pool()
+        pool = self.find()
         return PoolStats(pool_size=self.settings.pool_size) if pool is None else pool.stats()

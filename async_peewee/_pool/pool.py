@@ -1,31 +1,44 @@
-"""WorkerPool: a bounded number of workers on one event loop, first come, first served."""
+"""WorkerPool: a bounded number of workers on one event loop, first come, first served.
+
+It has the one lock. Whatever happens, on the loop's thread or on a worker's, it tells its
+Scheduler under the lock, once, and does outside the lock what that has decided.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
-from .._errors import PoolClosed, PoolFull, PoolTimeout
+from .._errors import PoolClosed, TransactionFinished
 from .._eventloops import EventLoop, Parker
 from .._settings import PoolSettings
 from .connection import Connection
-from .gil import TurnTaker
-from .jobs import Job, State
-from .scheduler import LOOK, Schedule
-from .threads import Crew
-from .worker import Worker
+from .gil import GilTurns
+from .jobs import Job, Lease, State
+from .scheduler import Actions, Scheduler
+from .threads import WorkerThreads
+from .worker import Worker, WorkerState
+
+# How long an outcome may wait for others while its worker goes on to the next job, in
+# seconds: a wake costs as much as a small statement, for the loop's thread and the worker
+# then fight for the interpreter.
+REPLY_PATIENCE = 0.003
+
+# Set, every pool checks its invariants after each event: for tests and for looking for faults.
+CHECK_VARIABLE = "ASYNC_PEEWEE_CHECK"
 
 
 @dataclass(frozen=True)
 class PoolStats:
     """Say how a pool is: its size, what its workers do now, and what it has done so far.
 
-    `pool_size`, `workers`, `idle`, `busy` and `pinned` count workers, `waiting` the calls in
+    `pool_size`, `workers`, `idle`, `busy` and `leased` count workers, `waiting` the calls in
     the queue; `calls`, `cancelled`, `timed_out` and `refused` count calls since it was opened.
     """
 
@@ -33,18 +46,12 @@ class PoolStats:
     workers: int = 0
     idle: int = 0
     busy: int = 0
-    pinned: int = 0
+    leased: int = 0
     waiting: int = 0
     calls: int = 0
     cancelled: int = 0
     timed_out: int = 0
     refused: int = 0
-
-
-# How long an outcome may wait for others while its worker goes on to the next job, in
-# seconds: a wake costs as much as a small statement, for the loop's thread and the worker
-# then fight for the interpreter.
-PATIENCE = 0.003
 
 
 class Replies:
@@ -65,10 +72,10 @@ class Replies:
         woken when more than so many are ready.
         """
         if job.parker is not None:
-            if not self._ready:
+            if batch and not self._ready:
                 self._first_at = time.monotonic()
             self._ready.append(job.parker)
-        if len(self._ready) > batch or time.monotonic() - self._first_at >= PATIENCE:
+        if len(self._ready) > batch or time.monotonic() - self._first_at >= REPLY_PATIENCE:
             self.flush()
 
     def flush(self) -> None:
@@ -85,120 +92,8 @@ class Replies:
             self._ready.popleft().unpark()
 
 
-class Dispatch:
-    """The side of a pool that its workers see."""
-
-    def __init__(
-        self, loop: EventLoop, lock: threading.Lock, crew: Crew, schedule: Schedule, grow: Callable[[], None]
-    ) -> None:
-        self._loop = loop
-        # The pool's, and what it protects.
-        self._lock = lock
-        self._crew = crew
-        self._schedule = schedule
-        # Hires a worker; on the loop's thread.
-        self._grow = grow
-        # The pool delivers what waits here when it looks.
-        self.replies = Replies(loop)
-
-    def started(self, worker: Worker) -> bool:
-        """Note that a worker's thread runs; False: it was stopped before it began."""
-        return self._crew.started(worker)
-
-    def should_end(self, worker: Worker) -> bool:
-        """Decide whether a worker without work ends."""
-        return self._crew.should_end(worker)
-
-    def ended(self, worker: Worker) -> None:
-        """Note that a worker's thread is through with it."""
-        self.step_aside(worker)
-        self._crew.ended(worker)
-
-    def take(self, worker: Worker) -> Job | None:
-        """Return the first job of a new worker, None if it has to wait for one."""
-        with self._lock:
-            self._crew.coming -= 1
-            self._crew.rest(worker)
-            job = self._schedule.dispatch(worker)
-            must_grow = self._schedule.may_grow()
-        if must_grow:
-            self._loop.wake(self._grow)
-        return job
-
-    def claim(self, worker: Worker, job: Job) -> bool:
-        """Return False if a job from the worker's own inbox was dropped meanwhile."""
-        with self._lock:
-            if job.state is State.QUEUED:
-                self._schedule.assign(job, worker)
-            return job.state is State.TAKEN
-
-    def finish(self, worker: Worker, job: Job) -> Job | None:
-        """Note that a job has ended and reply; return the next one for its worker."""
-        with self._lock:
-            job.state = State.DONE
-            worker.running = None
-            job.pinned = job.pin and job.error is None
-            if job.pinned:
-                worker.lease = job.lease
-            elif job.unpin and job.lease is worker.lease:
-                worker.lease = None
-            if not worker.pinned:
-                worker.holder = None
-                self._crew.rest(worker)
-        if worker.held_gate is not None:
-            # While it has the turn and is the first of the idle: the next writer gets both.
-            worker.leave_gate()
-        following, batch = self._pass_on(worker)
-        if job.finished is not None:
-            job.finished.set()
-        self.replies.send(job, batch)
-        return following
-
-    def _pass_on(self, worker: Worker) -> tuple[Job | None, int]:
-        """Return the next job for a worker, and how many replies may wait for one another meanwhile."""
-        spent = worker.spent() if worker.connection.may_overlap else None
-        with self._lock:
-            self._schedule.turnstile.leave(worker)
-            if spent is not None:
-                self._schedule.turnstile.weigh(*spent)
-            following = self._schedule.dispatch(worker)
-            batch = self._schedule.batch()
-            must_grow = self._schedule.may_grow()
-        if must_grow:
-            self._loop.wake(self._grow)
-        return following, batch
-
-    def step_aside(self, worker: TurnTaker) -> None:
-        """Pass the turn on: its worker is going to wait."""
-        with self._lock:
-            if not self._schedule.turnstile.leave(worker):
-                return
-            self._schedule.dispatch()
-            is_free = self._schedule.turnstile.free > 0
-            must_grow = self._schedule.may_grow()
-        if must_grow:
-            self._loop.wake(self._grow)
-        if is_free:
-            self.replies.flush()
-
-    def step_back(self, worker: TurnTaker) -> bool:
-        """Return True if the worker has the turn again; False: it has to wait for `worker.turn`."""
-        with self._lock:
-            return self._schedule.turnstile.come_back(worker)
-
-    def go_on(self, worker: TurnTaker) -> bool:
-        """Return False if the worker goes on without the turn; True: it has got it just now."""
-        with self._lock:
-            return not self._schedule.turnstile.stop_waiting(worker)
-
-    def refuse(self, job: Job, error: BaseException) -> None:
-        """Answer a job that its worker will not run."""
-        job.error = error
-        self.replies.send(job)
-
-
 class WorkerPool:
-    """Hand jobs to at most `pool_size` workers. Its methods are for the loop's thread."""
+    """Hand jobs to at most `pool_size` workers. What does not say otherwise is for the loop's thread."""
 
     def __init__(
         self, name: str, settings: PoolSettings, loop: EventLoop, make_connection: Callable[[], Connection]
@@ -209,149 +104,193 @@ class WorkerPool:
         self._make_connection = make_connection
         # How often `async with db` was entered and not left.
         self.entries = 0
-        # Protects the crew, the queues, the turn and the counts, and the pool's fields of each
-        # worker and job. Held for a few instructions only, never around a call that can block.
+        # Protects the scheduler, and its fields of each worker, job and lease. Held for a few
+        # instructions only, never around a call that can block.
         self._lock = threading.Lock()
-        self._crew = Crew(name, settings, loop, self._lock, self._grow)
-        self._schedule = Schedule(self._crew, settings.acquire_timeout, self._admit, loop.wake)
-        self._crew.before_stop = self._schedule.release
-        self._counts: Counter[str] = Counter()
-        self._dispatch = Dispatch(loop, self._lock, self._crew, self._schedule, self._grow)
+        self._scheduler = Scheduler(name, settings, self._make_worker, self._grant)
+        self._threads = WorkerThreads(loop, self._dismiss)
+        self._replies = Replies(loop)
+        self._checks = bool(os.environ.get(CHECK_VARIABLE))
 
-    # -- giving work ------------------------------------------------------------------
+    def _make_worker(self, name: str) -> Worker:
+        return Worker(self, self._make_connection(), name)
+
+    # -- the one way in and out of the scheduler ----------------------------------------
+
+    def _tell(self, event: Callable[..., Actions], *details: object) -> Actions:
+        """Tell the scheduler what has happened, and do what it decides; from any thread."""
+        with self._lock:
+            actions = event(*details)
+            if self._checks:
+                self._scheduler.check()
+        self._act(actions)
+        return actions
+
+    def _act(self, actions: Actions) -> None:
+        for job in actions.hand_out:
+            job.worker.inbox.put(job)
+        for turns in actions.resume:
+            turns.resume()
+        if actions.flush:
+            self._replies.flush()
+        if actions.hire:
+            # By way of the loop: a worker's thread may be who needs another one.
+            self.loop.wake(partial(self._hire, actions.hire))
+        if actions.watch is not None:
+            self.loop.call_every(actions.watch, self._watch)
+        if actions.stop or actions.refuse or actions.interrupt or actions.release:
+            self._end(actions)
+
+    def _hire(self, workers: tuple[Worker, ...]) -> None:
+        for worker in workers:
+            self._threads.hire(worker)
+
+    def _end(self, actions: Actions) -> None:
+        """End what is to end: workers, jobs that never ran, jobs that run, a hold of the write lock."""
+        for worker in actions.stop:
+            worker.inbox.put(None)
+        for job, error in actions.refuse:
+            job.error = error
+            self._replies.send(job)
+        for job in actions.interrupt:
+            job.worker.interrupter.interrupt(job)
+        if actions.release is not None:
+            actions.release.release()
+
+    # -- giving work --------------------------------------------------------------------
 
     async def run(self, job: Job, *, shielded: bool = False) -> None:
         """Submit a job and wait until it has ended; its outcome is in the job.
 
-        Cancelled while the job waits in the queue, it never runs. Cancelled while it runs,
-        it is interrupted, and the cancellation goes on when its worker is free. `shielded`:
-        the job is left alone, and the cancellation goes on when it has ended.
+        Cancelled while the job waits, it never runs. Cancelled while it runs, it is
+        interrupted, and the cancellation goes on when its worker is free. `shielded`: the job
+        is left alone, and the cancellation goes on when it has ended.
         """
         self.start(job)
         await self.wait(job, shielded=shielded)
 
     def start(self, job: Job) -> None:
-        """Submit a job that `wait` will be called for later."""
+        """Submit a job to wait for later. Raises PoolClosed, PoolFull or TransactionFinished."""
         job.parker = self.loop.parker()
-        self.submit(job)
+        self._tell(self._scheduler.submit, job)
+
+    def submit(self, job: Job) -> None:
+        """Put a job on its way that nobody will wait for. Raises as `start` does."""
+        self._tell(self._scheduler.submit, job)
 
     def wait(self, job: Job, *, shielded: bool = False) -> Awaitable[None]:
         """Wait until a job that was started has ended; cancellation as in `run`."""
         assert job.parker is not None
         return job.parker.park(_never if shielded else partial(self._cancel, job))
 
-    def submit(self, job: Job) -> None:
-        """Put a job on its way. Raises PoolClosed or PoolFull."""
-        with self._lock:
-            self._refuse_if_closed_or_full(job)
-            self._schedule.add(job)
-            self._schedule.dispatch()
-            must_look = self._schedule.begin_to_look()
-            must_grow = self._schedule.may_grow()
-        if must_grow:
-            self._grow()
-        if must_look:
-            self.loop.look(LOOK, self._look)
+    async def end(self, lease: Lease, last: Job) -> None:
+        """End a lease with a last job, after what was placed for it, and wait; not interrupted.
 
-    def post(self, job: Job) -> None:
-        """Put a job on its way that nobody waits for; safe wherever a finalizer may run.
+        Raises TransactionFinished if the lease has ended already, and PoolClosed.
+        """
+        last.parker = self.loop.parker()
+        self._tell(self._scheduler.end, lease, last)
+        await self.wait(last, shielded=True)
+
+    def end_later(self, lease: Lease, last: Job) -> None:
+        """End a lease that nobody waits for; safe wherever a finalizer may run.
 
         The garbage collector may call it on a thread that is inside the pool's lock: so it is the
-        loop's next turn that submits the job.
+        loop's next turn that tells the scheduler.
         """
-        self.loop.wake(partial(self._submit_posted, job))
+        self.loop.wake(partial(self._tell_posted, self._scheduler.end, lease, last))
 
-    def _submit_posted(self, job: Job) -> None:
-        # A pool that is closing ends its workers, and whatever they had open, by itself.
-        with contextlib.suppress(PoolClosed):
-            self.submit(job)
+    def submit_later(self, job: Job) -> None:
+        """Put a job on its way that nobody waits for; safe wherever a finalizer may run."""
+        self.loop.wake(partial(self._tell_posted, self._scheduler.submit, job))
 
-    def _refuse_if_closed_or_full(self, job: Job) -> None:
-        if self._crew.is_closing if job.worker is None else job.worker.is_stopping:
-            raise PoolClosed(self.name)
-        limit = self.settings.max_waiting
-        if job.worker is None and limit is not None and self._schedule.is_full(job, limit):
-            self._counts["refused"] += 1
-            raise PoolFull(self.name, limit)
-
-    def _admit(self, job: Job) -> bool:
-        with self._lock:
-            is_admitted = self._schedule.admit(job)
-            self._schedule.dispatch()
-            must_grow = self._schedule.may_grow()
-        if must_grow:
-            self.loop.wake(self._grow)
-        return is_admitted
-
-    # -- taking it back ---------------------------------------------------------------
+    def _tell_posted(self, event: Callable[..., Actions], *details: object) -> None:
+        # What has ended meanwhile, by the pool's or the block's end, has left nothing open.
+        with contextlib.suppress(PoolClosed, TransactionFinished):
+            self._tell(event, *details)
 
     def abandon(self, job: Job) -> None:
         """Have a job ended that nobody will wait for, if it still is under way."""
-        if job.state is not State.DONE:
+        if job.state not in (State.DONE, State.DROPPED):
+            self._cancel(job)
+
+    def drop_if_waiting(self, job: Job) -> None:
+        """Drop a job that does not run yet, and leave one that does alone."""
+        if job.state is State.PLACED:
             self._cancel(job)
 
     def _cancel(self, job: Job) -> bool:
-        """Drop a queued job (True), or have a running one interrupted (False)."""
+        """Drop a job that does not run yet (True), or have it interrupted (False)."""
+        return self._tell(self._scheduler.cancel, job).is_dropped
+
+    def _grant(self, job: Job) -> bool:
+        """Take the write lock for a job that waits for it; on the thread of whoever releases it."""
+        return self._tell(self._scheduler.lock_free, job).is_granted
+
+    def _watch(self) -> float | None:
+        actions = self._tell(self._scheduler.watch, time.monotonic())
+        self._replies.deliver()
+        return actions.watch_again
+
+    # -- what workers ask, on their own threads -----------------------------------------
+
+    def started(self, worker: Worker) -> bool:
+        """Note that a worker's thread runs; False: it was stopped before it began."""
         with self._lock:
-            self._counts["cancelled"] += 1
-            dropped = job.state is State.QUEUED
-            if dropped:
-                self._schedule.queue.drop(job)
-        if not dropped and job.worker is not None:
-            job.worker.cancel(job)
-        return dropped
+            return self._scheduler.started(worker)
 
-    def _fail(self, jobs: list[Job], error: Callable[[], Exception]) -> None:
-        for job in jobs:
-            job.error = error()
-            if job.parker is not None:
-                job.parker.unpark()
-
-    # -- looking after what waits ------------------------------------------------------
-
-    def _look(self) -> float | None:
-        """Time out what waits too long, and free the turn of a worker that waits itself."""
+    def is_wanted(self, worker: Worker) -> bool:
+        """Return True if a worker that connects would find work."""
         with self._lock:
-            now = time.monotonic()
-            overdue, message = self._drop_overdue(now)
-            self._schedule.turnstile.free_if_stuck(now)
-            self._schedule.dispatch()
-            pause = self._schedule.next_look(now)
-        self._fail(overdue, lambda: PoolTimeout(message))
-        self._dispatch.replies.deliver()
-        self._grow()
-        return pause
+            return self._scheduler.is_wanted(worker) and not self._is_forsaken()
 
-    def _drop_overdue(self, now: float) -> tuple[list[Job], str]:
-        """Drop the jobs that have waited too long; return them and what to tell their callers."""
-        deadline = self._schedule.queue.next_deadline()
-        if deadline is None or deadline > now:
-            return [], ""
-        message = self._describe_timeout(now)  # before: it says how many wait
-        overdue = self._schedule.queue.drop_overdue(now)
-        self._counts["timed_out"] += len(overdue)
-        return overdue, message
+    def connected(self, worker: Worker) -> Job | None:
+        """Note that a worker can take jobs; return its first, None if it has to wait for one."""
+        return self._tell(self._scheduler.connected, worker).run_now
 
-    def _describe_timeout(self, now: float) -> str:
-        holders = [text for worker in self._crew.workers if (text := worker.describe(now))]
-        return (
-            f"no worker of {self.name} became free within {self.settings.acquire_timeout:g} s: "
-            f"pool size {self.settings.pool_size}, {self._schedule.queue.waiting} waiting, "
-            f"held by: {'; '.join(sorted(holders)) or 'nobody'}. Make the blocks shorter "
-            "or the pool larger (pool_size, ASYNC_PEEWEE_POOL_SIZE)"
-        )
+    def connect_failed(self, worker: Worker, error: BaseException) -> None:
+        """Note that a worker could not connect, and ends."""
+        self._tell(self._scheduler.connect_failed, worker, error)
 
-    # -- growing and ending -----------------------------------------------------------
+    def finished(self, worker: Worker, job: Job) -> Job | None:
+        """Note that a job has ended and reply; return the next one for its worker."""
+        spent = worker.turns.take_spent() if worker.connection.may_overlap else None
+        actions = self._tell(self._scheduler.finished, worker, job, spent)
+        if worker.write_lock is not None:
+            worker.release_write_lock_after_transaction()
+        if job.finished is not None:
+            job.finished.set()
+        self._replies.send(job, actions.batch)
+        return actions.run_now
 
-    def _grow(self) -> None:
-        """Hire a worker for the jobs that wait, if the pool may have one more."""
+    def should_end(self, worker: Worker) -> bool:
+        """End a worker without work that nobody can want, or has not for long; True: it is to end."""
+        self._tell(self._scheduler.retire, worker, time.monotonic(), self._is_forsaken())
+        return worker.state is WorkerState.STOPPING
+
+    def _is_forsaken(self) -> bool:
+        return self.loop.is_closed() or not threading.main_thread().is_alive()
+
+    def gone(self, worker: Worker) -> None:
+        """Note that a worker's thread is through with it."""
+        self._tell(self._scheduler.gone, worker)
+        self.loop.wake(partial(self._threads.note_gone, worker, self._scheduler.workers))
+
+    def give_up_turn(self, turns: GilTurns) -> None:
+        """Pass the turn on: its worker is going to wait."""
+        self._tell(self._scheduler.give_up_turn, turns)
+
+    def take_back_turn(self, turns: GilTurns) -> bool:
+        """Return True if a worker has its turn again; False: it has to wait until it is resumed."""
         with self._lock:
-            if not self._schedule.may_grow():
-                return
-            worker = Worker(self._dispatch, self._make_connection(), self._crew.next_name())
-            self._crew.workers.add(worker)
-            self._crew.coming += 1
-        self._crew.hire(worker)
+            return self._scheduler.take_back_turn(turns)
+
+    def continue_without_turn(self, turns: GilTurns) -> bool:
+        """Return False if a worker goes on without the turn; True: it has got it just now."""
+        with self._lock:
+            return self._scheduler.continue_without_turn(turns)
+
+    # -- the end ------------------------------------------------------------------------
 
     async def close(self, timeout: float) -> bool:
         """Refuse new work, give what runs `timeout` seconds, interrupt the rest, leave nothing.
@@ -359,33 +298,53 @@ class WorkerPool:
         Returns False if the pool was closed already. Cancelled, it interrupts at once and
         still waits for the threads to end.
         """
-        with self._lock:
-            first = not self._crew.is_closing
-            self._crew.stop_unused()
-            refused = self._schedule.queue.drop_all()
-            self._schedule.dispatch()
-        self._fail(refused, lambda: PoolClosed(self.name))
-        await self._crew.wait_until_gone(timeout)
+        first = not self.is_closed
+        self._tell(self._scheduler.close)
+        await self._threads.wait_until_gone(self._scheduler.workers, timeout, self._dismiss_all)
         return first
+
+    def close_later(self) -> None:
+        """Close at once, without waiting; safe wherever a finalizer may run."""
+        self.loop.wake(self._close_at_once)
+
+    def _close_at_once(self) -> None:
+        self._tell(self._scheduler.close)
+        self._dismiss_all()
+
+    def _dismiss_all(self) -> None:
+        self._tell(self._scheduler.dismiss, *self._scheduler.workers)
+
+    def _dismiss(self, worker: Worker) -> None:
+        """Have a worker end at once, because its loop is ending."""
+        self._tell(self._scheduler.dismiss, worker)
+        if not worker.is_started:
+            # Its thread never came, and finds that out if it still does.
+            self.gone(worker)
 
     @property
     def is_closed(self) -> bool:
-        return self._crew.is_closing
+        return self._scheduler.is_closing
+
+    def check(self) -> None:
+        """Fail unless every invariant of the pool holds; from any thread."""
+        with self._lock:
+            self._scheduler.check()
 
     def stats(self) -> PoolStats:
-        """Return what the pool does now and has done so far."""
+        """Return what the pool does now and has done so far; from any thread."""
+        scheduler = self._scheduler
         with self._lock:
             return PoolStats(
                 pool_size=self.settings.pool_size,
-                workers=len(self._crew.workers),
-                idle=len(self._crew.idle),
-                busy=sum(worker.running is not None for worker in self._crew.workers),
-                pinned=sum(worker.pinned for worker in self._crew.workers),
-                waiting=self._schedule.queue.waiting,
-                calls=self._schedule.calls,
-                cancelled=self._counts["cancelled"],
-                timed_out=self._counts["timed_out"],
-                refused=self._counts["refused"],
+                workers=len(scheduler.workers),
+                idle=len(scheduler.idle),
+                busy=sum(worker.job is not None for worker in scheduler.workers),
+                leased=sum(worker.lease is not None for worker in scheduler.workers),
+                waiting=scheduler.waiting,
+                calls=scheduler.calls,
+                cancelled=scheduler.counts["cancelled"],
+                timed_out=scheduler.counts["timed_out"],
+                refused=scheduler.counts["refused"],
             )
 
 

@@ -1,111 +1,390 @@
-"""Schedule: which job runs next, on which worker. It decides; the pool acts.
+"""Scheduler: all state of a pool, and what is to be done next. It decides; the pool acts.
 
-Nothing here has a lock or blocks: the pool asks under its own lock.
+Every event is told to it once, under the pool's lock, and is answered by one record of
+Actions. It does no I/O, has no lock, and calls nobody back.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import copy
+import time
+from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 
-from .._errors import TransactionFinished
-from .gil import Turnstile
-from .jobs import Job, JobQueue, State
-from .threads import Crew
-from .worker import Worker
+from .._errors import PoolClosed, PoolFull, PoolTimeout
+from .._settings import PoolSettings
+from .gil import GilTurns, make_gil
+from .jobs import Job, JobQueue, Lease, State
+from .worker import Worker, WorkerState
+from .write_lock import WriteLock
 
-# How often the loop's thread looks, while jobs wait, whether the worker that has the turn
+# How often the loop's thread watches, while jobs wait, whether the worker that has the turn
 # gets on, in seconds: a statement that lasts so long may well last much longer.
-LOOK = 0.002
+WATCH_BUSY = 0.002
 
-
-# How often it looks while nobody has the turn: all workers wait for the database.
-SELDOM = 0.02
-
+# How often it does while nobody has the turn: all workers wait for the database.
+WATCH_IDLE = 0.02
 
 # The most replies that one wake of the loop brings.
 BATCH = 32
 
+# How long the pool does not try to grow after it has failed to, in seconds, as long as other
+# workers live: a server that takes no more connections is not to be asked for each call.
+GROWTH_PAUSE = 1.0
 
-class Schedule:
-    """The jobs that wait, and who of the crew has the turn to run one."""
+
+class Actions:
+    """What is to be done after one event, outside the lock. Most of it is empty most of the time."""
+
+    # The next job of the worker whose event it was.
+    run_now: Job | None = None
+    # Jobs to put into the inboxes of their workers.
+    hand_out: tuple[Job, ...] = ()
+    # Workers that have their turn back, in the middle of a job.
+    resume: tuple[GilTurns, ...] = ()
+    # New workers, which need a thread.
+    hire: tuple[Worker, ...] = ()
+    # Workers to tell that they end.
+    stop: tuple[Worker, ...] = ()
+    # Jobs that end without having run, with their errors.
+    refuse: tuple[tuple[Job, BaseException], ...] = ()
+    # Jobs that run and are to be interrupted.
+    interrupt: tuple[Job, ...] = ()
+    # A write lock to release: whoever was to have it does not want it any more.
+    release: WriteLock | None = None
+    # How many replies may wait for one another meanwhile; whether those that wait are to be sent.
+    batch = 0
+    flush = False
+    # In how many seconds the loop's thread has to begin to watch, or to watch again; None: not.
+    watch: float | None = None
+    watch_again: float | None = None
+    # Whether a job has got the write lock; whether one was dropped.
+    is_granted = False
+    is_dropped = False
+
+
+class Scheduler:
+    """The jobs that wait, the workers, their leases, and the turns. All of it under the pool's lock."""
 
     def __init__(
         self,
-        crew: Crew,
-        acquire_timeout: float,
-        admit: Callable[[Job], bool],
-        wake: Callable[[Callable[[], object]], bool],
+        name: str,
+        settings: PoolSettings,
+        make_worker: Callable[[str], Worker],
+        grant: Callable[[Job], bool],
     ) -> None:
-        self._crew = crew
-        # Has the loop's thread call something.
-        self._wake = wake
-        # Called by a write gate, on whichever thread leaves it, for a job that waited there.
-        self._admit = admit
-        self.turnstile = Turnstile()
+        self.name = name
+        self._settings = settings
+        self._make_worker = make_worker
+        # What a write lock calls, on whichever thread releases it, for a job that waits there.
+        self._grant = grant
+        self.workers: set[Worker] = set()
+        # Last in, first out: the worker used most recently is warm, and the others can retire.
+        self.idle: list[Worker] = []
+        # How many connect.
+        self._coming = 0
+        self._numbered = 0
+        # Whether connecting is mostly waiting, as the last worker's connection has said.
+        self._opens_slowly = False
         # Jobs that take whichever worker is free.
-        self.queue = JobQueue(acquire_timeout)
-        # Jobs that have a worker, and wait for its turn.
+        self._queue = JobQueue(settings.acquire_timeout)
+        # Jobs whose worker is free for them, and that wait for its turn.
         self._placed: deque[Job] = deque()
         self._placed_are_next = False
-        # Whether the loop's thread will look at what waits, and whether replies rely on it.
-        self._is_looked_at = False
+        self._gil = make_gil()
+        # Whether the loop's thread watches what waits, and whether replies rely on it.
+        self._is_watched = False
         self._replies_wait = False
+        # Why the last attempt to connect failed, and until when none is made.
+        self._connect_error: BaseException | None = None
+        self._no_growth_until = 0.0
+        self.is_closing = False
         self.calls = 0
+        self.counts: Counter[str] = Counter()
 
     # -- what comes in ------------------------------------------------------------------
 
-    def add(self, job: Job) -> None:
-        """Let a job wait: for its own worker, or for any."""
-        if job.worker is not None:
-            self._placed.append(job)
-        else:
-            self.queue.put(job)
+    def submit(self, job: Job) -> Actions:
+        """Put a job on its way. Raises PoolClosed, PoolFull or TransactionFinished."""
+        actions = Actions()
+        if job.lease is not None and not job.takes_lease:
+            self._place_leased(job, job.lease, actions)
+        elif self.is_closing:
+            raise PoolClosed(self.name)
+        elif not self.idle or self._gil.free <= 0 or self._queue.count_ready():
+            self._check_room(job)
+            self._queue.put(job)
+            self._dispatch(actions)
+        # The short way: a worker is idle, and nobody waits.
+        elif job.write_lock is None or self._take_write_lock(job):
+            self._run(job, self.idle.pop())
+            actions.hand_out = (job,)
+            return actions
+        self._begin_watching(actions)
+        return actions
 
-    def admit(self, job: Job) -> bool:
-        """Place a job that waited at the write gate; False: it declines the gate.
+    def end(self, lease: Lease, last: Job) -> Actions:
+        """End a lease with a last job, after those that were placed for it. Raises as submit() does."""
+        actions = Actions()
+        last.ends_lease = True
+        self._place_leased(last, lease, actions)
+        lease.state = Lease.ENDING
+        self._begin_watching(actions)
+        return actions
 
-        It does so without a free worker, and is then among the first to try again.
+    def _place_leased(self, job: Job, lease: Lease, actions: Actions) -> None:
+        worker = lease.worker
+        if not lease.is_held:
+            raise lease.end_error()
+        if worker.state is WorkerState.STOPPING:
+            raise PoolClosed(self.name)
+        job.state, job.worker = State.PLACED, worker
+        lease.jobs.append(job)
+        if worker.job is None:
+            self._place_next(worker)
+            self._dispatch(actions)
+
+    def _check_room(self, job: Job) -> None:
+        """Refuse a job where so many wait already for the end of another's."""
+        limit = self._settings.max_waiting
+        if limit is None:
+            return
+        # Those do not count for whom there is a worker, or room for one.
+        occupied = sum(w.lease is not None or w.job is not None for w in self.workers)
+        is_locked = job.write_lock is not None and job.write_lock.is_held
+        free = 0 if is_locked else self._settings.pool_size - occupied
+        if self._queue.waiting - free >= limit:
+            self.counts["refused"] += 1
+            raise PoolFull(self.name, limit)
+
+    def _take_write_lock(self, job: Job) -> bool:
+        """Return True if a job has the write lock that it needs; False: it waits for it.
+
+        A job takes it only together with a worker. One that held it in the queue would wait for
+        workers that wait for the lock.
         """
-        job.at_gate = False
-        if job.state is not State.QUEUED:
-            return False
-        job.holds_gate = bool(self._crew.idle)
-        if job.holds_gate:
-            self.assign(job, self._crew.idle.pop())
-            self._placed.append(job)
-        else:
-            self.queue.put_back(job)
-        return job.holds_gate
+        lock = job.write_lock
+        if lock is None or lock.acquire(partial(self._grant, job)):
+            return True
+        self._queue.start_clock(job)
+        job.state = State.AT_LOCK
+        return False
 
-    def release(self, worker: Worker) -> None:
-        """Hand a worker that is to end what has been placed with it: its turn would come too late."""
-        for job in [job for job in self._placed if job.worker is worker]:
-            self._placed.remove(job)
-            worker.inbox.put(job)
+    def lock_free(self, job: Job) -> Actions:
+        """Give a job the write lock that it has waited for, or have it decline.
+
+        It does so without an idle worker, and is then among the first to try again.
+        """
+        actions = Actions()
+        if job.state is not State.AT_LOCK:
+            return actions
+        if self.idle:
+            actions.is_granted = True
+            self._queue.leave(job, State.PLACED)
+            self._place(job, self.idle.pop())
+        else:
+            self._queue.put_back(job)
+        self._dispatch(actions)
+        return actions
+
+    def cancel(self, job: Job) -> Actions:
+        """Drop a job that does not run yet, or have it interrupted."""
+        self.counts["cancelled"] += 1
+        actions = Actions()
+        if job.state in (State.QUEUED, State.AT_LOCK):
+            self._queue.drop(job)
+        elif job.state is State.PLACED:
+            self._drop_placed(job, actions)
+        elif job.state is State.RUNNING:
+            actions.interrupt = (job,)
+        actions.is_dropped = job.state is State.DROPPED
+        return actions
+
+    def _drop_placed(self, job: Job, actions: Actions) -> None:
+        self._queue.drop(job)
+        worker = job.worker
+        if worker.job is job:  # else it waits behind another one of its lease
+            worker.job = None
+            actions.release = job.write_lock
+            self._settle(worker, actions)
+            self._dispatch(actions)
+
+    # -- what becomes of a worker -------------------------------------------------------
+
+    def started(self, worker: Worker) -> bool:
+        """Note that a worker's thread runs; False: it was stopped before it began."""
+        worker.is_started = worker.state is WorkerState.COMING
+        return worker.is_started
+
+    def is_wanted(self, worker: Worker) -> bool:
+        """Return True if somebody still waits for a worker that connects."""
+        return worker.state is WorkerState.COMING and self._queue.waiting > 0
+
+    def connected(self, worker: Worker) -> Actions:
+        """Note that a worker can take a job; return its first."""
+        actions = Actions()
+        self._connect_error = None
+        if worker.state is WorkerState.COMING:
+            self._coming -= 1
+            self._settle(worker, actions)
+            self._dispatch(actions, worker)
+        return actions
+
+    def connect_failed(self, worker: Worker, error: BaseException) -> Actions:
+        """Note that a worker could not connect: calls wait for the others, if there are any."""
+        actions = Actions()
+        self._connect_error = error
+        self._stop(worker, actions)
+        if any(other.state is not WorkerState.STOPPING for other in self.workers):
+            self._no_growth_until = time.monotonic() + GROWTH_PAUSE
+        elif (job := self._queue.drop_first()) is not None:
+            actions.refuse += ((job, error),)
+        return actions
+
+    def finished(self, worker: Worker, job: Job, spent: tuple[float, float] | None) -> Actions:
+        """Note that a job has ended; return the next one for its worker.
+
+        `spent`: what it has computed and waited, in seconds, where that decides about turns.
+        """
+        actions = Actions()
+        job.state = State.DONE
+        worker.job = None
+        if job.lease is not None:
+            self._note_lease(worker, job, job.lease)
+        self._settle(worker, actions)
+        self._gil.give_up(worker.turns)
+        if spent is not None:
+            self._gil.learn(*spent)
+        self._dispatch(actions, worker)
+        if self._is_watched and self._gil.free <= 0:
+            actions.batch = self._take_batch()
+        return actions
+
+    def _note_lease(self, worker: Worker, job: Job, lease: Lease) -> None:
+        if job.takes_lease and job.error is None:
+            lease.state, lease.worker, lease.since = Lease.HELD, worker, time.monotonic()
+            worker.lease = lease
+        elif job.takes_lease or job.ends_lease:
+            lease.state = Lease.ENDED
+            worker.lease = None
+
+    def _settle(self, worker: Worker, actions: Actions) -> None:
+        """Let a worker without a job wait for the next one, or end."""
+        if worker.state is WorkerState.STOPPING:
+            return
+        if worker.lease is not None:
+            worker.state = WorkerState.LEASED
+            self._place_next(worker)
+        elif self.is_closing:
+            self._stop(worker, actions)
+        else:
+            worker.state = WorkerState.IDLE
+            worker.idle_since = time.monotonic()
+            self.idle.append(worker)
+
+    def retire(self, worker: Worker, now: float, is_forsaken: bool) -> Actions:
+        """End a worker that nobody can want, or has not for long; its own thread asks, without work."""
+        actions = Actions()
+        # Those that are ending still count as workers: their threads are not free yet.
+        staying = sum(other.state is not WorkerState.STOPPING for other in self.workers)
+        is_spare = staying > self._settings.pool_min_size
+        is_tired = worker.state is WorkerState.IDLE and now - worker.idle_since >= self._settings.idle_timeout
+        if is_forsaken or (is_spare and is_tired):
+            self._stop(worker, actions)
+        return actions
+
+    def _stop(self, worker: Worker, actions: Actions) -> None:
+        """Have a worker end after the job that it runs; what was placed for it is refused."""
+        if worker.state is WorkerState.STOPPING:
+            return
+        if worker.state is WorkerState.IDLE:
+            self.idle.remove(worker)
+        elif worker.state is WorkerState.COMING:
+            self._coming -= 1
+        worker.state = WorkerState.STOPPING
+        actions.stop += (worker,)
+        placed = list(worker.lease.jobs) if worker.lease is not None else []
+        if worker.job is not None and worker.job.state is State.PLACED:
+            placed.append(worker.job)
+            actions.release, worker.job = worker.job.write_lock, None
+        for job in placed:
+            if job.state is State.PLACED:
+                self._queue.drop(job)
+                actions.refuse += ((job, PoolClosed(self.name)),)
+
+    def gone(self, worker: Worker) -> Actions:
+        """Note that a worker's thread is through with it."""
+        actions = Actions()
+        self._stop(worker, actions)
+        actions.stop = ()  # nobody reads its inbox any more
+        self._gil.give_up(worker.turns)
+        worker.state = WorkerState.GONE
+        self.workers.discard(worker)
+        if worker.lease is not None:
+            worker.lease.state, worker.lease = Lease.ENDED, None
+        self._dispatch(actions)
+        return actions
+
+    def close(self) -> Actions:
+        """Refuse new work; end the workers that neither have a job nor a lease, and what waits."""
+        actions = Actions()
+        self.is_closing = True
+        for worker in list(self.workers):
+            if worker.state in (WorkerState.IDLE, WorkerState.COMING):
+                self._stop(worker, actions)
+        actions.refuse += tuple((job, PoolClosed(self.name)) for job in self._queue.drop_all())
+        return actions
+
+    def dismiss(self, *workers: Worker) -> Actions:
+        """End workers at once: what they run is interrupted, and those without a thread are gone."""
+        actions = Actions()
+        for worker in workers:
+            self._stop(worker, actions)
+            if worker.job is not None:
+                actions.interrupt += (worker.job,)
+        return actions
+
+    # -- turns --------------------------------------------------------------------------
+
+    def give_up_turn(self, turns: GilTurns) -> Actions:
+        """Pass the turn on: its worker is going to wait."""
+        actions = Actions()
+        if self._gil.give_up(turns):
+            self._dispatch(actions)
+            actions.flush = self._gil.free > 0
+        return actions
+
+    def take_back_turn(self, turns: GilTurns) -> bool:
+        """Return True if a worker has its turn again; False: it has to wait until it is resumed."""
+        return self._gil.take_back(turns)
+
+    def continue_without_turn(self, turns: GilTurns) -> bool:
+        """Return False if a worker goes on without the turn; True: it has got it just now."""
+        return not self._gil.continue_without(turns)
 
     # -- what runs next -----------------------------------------------------------------
 
-    def dispatch(self, finisher: Worker | None = None) -> Job | None:
-        """Give the turn, while it is free, to whoever is next; return a job for `finisher` itself."""
-        while self.turnstile.free > 0:
-            worker = self.turnstile.next_returning()
-            if worker is not None:
-                self.turnstile.take(worker)
-                worker.turn.release()
+    def _dispatch(self, actions: Actions, finisher: Worker | None = None) -> None:
+        """Give the turn, while it is free, to whoever is next; hire where that would help."""
+        gil = self._gil
+        while gil.free > 0:
+            turns = gil.take_returning()
+            if turns is not None:
+                actions.resume += (turns,)
                 continue
             job = self._choose()
             if job is None:
-                return None
-            self.turnstile.take(job.worker)
+                self._hire(actions)
+                return
+            gil.take(job.worker.turns)
             if job.worker is finisher:
-                return job
-            job.worker.inbox.put(job)
-        return None
+                actions.run_now = job
+            else:
+                actions.hand_out += (job,)
 
     def _choose(self) -> Job | None:
-        """Return the next job, with its worker: by turns from the blocks and from the queue."""
+        """Return the next job, with its worker: by turns of those that have one and those that do not."""
         if not self._placed:
             return self._next_queued()
         self._placed_are_next = not self._placed_are_next
@@ -114,98 +393,162 @@ class Schedule:
         return self._next_queued() or self._next_placed()
 
     def _next_placed(self) -> Job | None:
-        """Return the first job whose own worker is free for it: it may be aside with another."""
-        for job in list(self._placed):
-            if job.state is State.DROPPED:
-                self._placed.remove(job)
-            elif job.lease is not job.worker.lease and job.state is State.QUEUED:
-                self._placed.remove(job)
-                self._drop_stale(job)
-            elif job.worker.running in (None, job):
-                self._placed.remove(job)
-                if job.state is State.QUEUED:
-                    self.assign(job, job.worker)
+        while self._placed:
+            job = self._placed.popleft()
+            if job.state is State.PLACED:
+                self._begin(job, job.worker)
                 return job
         return None
-
-    def _drop_stale(self, job: Job) -> None:
-        """End a job whose block has ended before it: its worker is another's now."""
-        self.queue.drop(job)
-        job.error = TransactionFinished(f"{job.label}: its block has ended, and its connection serves others")
-        if job.parker is not None:
-            self._wake(job.parker.unpark)
 
     def _next_queued(self) -> Job | None:
-        while self._crew.idle and (job := self.queue.pop()) is not None:
-            if self._may_start(job):
-                self.assign(job, self._crew.idle.pop())
+        while self.idle and (job := self._queue.pop()) is not None:
+            if self._take_write_lock(job):
+                self._begin(job, self.idle.pop())
                 return job
         return None
 
-    def _may_start(self, job: Job) -> bool:
-        """Return True if a worker that is free may have the job; False: it waits at the write gate.
+    def _run(self, job: Job, worker: Worker) -> None:
+        """Have a worker run a job, with the turn."""
+        self._begin(job, worker)
+        self._gil.take(worker.turns)
 
-        A job takes the gate only together with a worker. One that held it in the queue
-        would wait for workers that wait for the gate.
-        """
-        if job.gate is not None:
-            job.holds_gate = job.gate.enter(partial(self._admit, job))
-            job.at_gate = not job.holds_gate
-        return not job.at_gate
-
-    def assign(self, job: Job, worker: Worker) -> None:
-        """Give a job to a worker."""
-        self.queue.take(job)
-        job.worker = worker
-        worker.running = job
+    def _begin(self, job: Job, worker: Worker) -> None:
+        self._queue.leave(job, State.RUNNING)
+        job.worker, worker.job = worker, job
+        worker.state = WorkerState.STOPPING if worker.state is WorkerState.STOPPING else WorkerState.BUSY
         self.calls += 1
 
-    # -- what it needs ------------------------------------------------------------------
+    def _place_next(self, worker: Worker) -> None:
+        """Let the next job of a worker's lease wait for the turn."""
+        assert worker.lease is not None
+        jobs = worker.lease.jobs
+        while jobs:
+            job = jobs.popleft()
+            if job.state is State.PLACED:
+                self._place(job, worker)
+                return
 
-    def is_full(self, job: Job, limit: int) -> bool:
-        """Return True if so many wait already for the end of another's job."""
-        # Not those for whom there is a worker, or room for one.
-        free = 0 if job.gate is not None and job.gate.is_held else self._crew.free
-        return self.queue.waiting - free >= limit
+    def _place(self, job: Job, worker: Worker) -> None:
+        """Let a job, whose worker is free for it, wait for the turn."""
+        job.worker, worker.job = worker, job
+        worker.state = WorkerState.BUSY
+        self._placed.append(job)
 
-    def may_grow(self) -> bool:
-        """Return True if one more worker would find work."""
-        # One at a time: it passes the turn on while it connects, and that calls for the next.
-        return (
-            self.turnstile.free > 0
-            and not self._crew.idle
-            and not self._crew.coming
-            and self.queue.ready > 0
-            and self._crew.has_room()
-        )
+    def _hire(self, actions: Actions) -> None:
+        """Add workers if they would find work, and the pool may have more."""
+        waiting = self._queue.count_ready()
+        if not waiting or self.idle or self.is_closing or time.monotonic() < self._no_growth_until:
+            return
+        # One at a time where connecting is computing: it may be done with all before another comes.
+        most = waiting if self._opens_slowly else 1
+        room = self._settings.pool_size - len(self.workers)
+        for _ in range(min(most - self._coming, room)):
+            self._numbered += 1
+            worker = self._make_worker(f"{self.name} worker {self._numbered}")
+            self._opens_slowly = worker.connection.opens_slowly
+            self._coming += 1
+            self.workers.add(worker)
+            actions.hire += (worker,)
+
+    # -- watching -----------------------------------------------------------------------
 
     def _is_waiting(self) -> bool:
         """Return True if a job waits, for a worker or for its turn."""
-        return self.queue.waiting > 0 or bool(self._placed)
+        return self._queue.waiting > 0 or bool(self._placed)
 
-    def begin_to_look(self) -> bool:
-        """Return True if the loop's thread has to begin to look at what waits."""
-        begins = not self._is_looked_at and self._is_waiting()
-        self._is_looked_at = self._is_looked_at or begins
-        return begins
+    def _begin_watching(self, actions: Actions) -> None:
+        """Have the loop's thread watch what waits, if it does not yet."""
+        if not self._is_watched and self._is_waiting():
+            self._is_watched = True
+            actions.watch = WATCH_BUSY
 
-    def next_look(self, now: float) -> float | None:
-        """Return in how many seconds the loop's thread has to look again, None if nothing waits."""
-        self._is_looked_at = self._is_waiting() or self._replies_wait
+    def watch(self, now: float) -> Actions:
+        """Time out what waits too long, and free the turn of a worker that waits itself."""
+        actions = Actions()
+        actions.refuse = self._drop_overdue(now)
+        self._gil.free_if_stuck(now)
+        self._dispatch(actions)
+        actions.watch_again = self._next_watch(now)
+        return actions
+
+    def _drop_overdue(self, now: float) -> tuple[tuple[Job, BaseException], ...]:
+        deadline = self._queue.next_deadline()
+        if deadline is None or deadline > now:
+            return ()
+        error = self._timeout_error(now)  # before: it says how many wait
+        overdue = self._queue.drop_overdue(now)
+        self.counts["timed_out"] += len(overdue)
+        return tuple((job, error()) for job in overdue)
+
+    def _timeout_error(self, now: float) -> Callable[[], BaseException]:
+        """Return what makes the error of a job that has waited too long."""
+        failed = self._connect_error
+        if failed is not None and not any(worker.lease or worker.job for worker in self.workers):
+            return partial(copy.copy, failed)
+        settings = self._settings
+        holders = [text for worker in self.workers if (text := worker.describe(now))]
+        waiting = self._queue.waiting
+        return lambda: PoolTimeout.of_workers(
+            self.name, settings.acquire_timeout, settings.pool_size, waiting, holders
+        )
+
+    def _next_watch(self, now: float) -> float | None:
+        """Return in how many seconds the loop's thread has to watch again, None if nothing waits."""
+        self._is_watched = self._is_waiting() or self._replies_wait
         self._replies_wait = False
-        if not self._is_looked_at:
+        if not self._is_watched:
             return None
-        pause = SELDOM if self.turnstile.free > 0 else LOOK
-        deadline = self.queue.next_deadline()
+        pause = WATCH_IDLE if self._gil.free > 0 else WATCH_BUSY
+        deadline = self._queue.next_deadline()
         return pause if deadline is None else max(0.0, min(pause, deadline - now))
 
-    def batch(self) -> int:
+    def _take_batch(self) -> int:
         """Return how many replies may wait for one another: as many as there are jobs waiting.
 
         Then the loop gives out new jobs while these are done.
         """
-        if not self._is_looked_at or self.turnstile.free > 0:
-            return 0
-        batch = min(self.queue.waiting + len(self._placed), BATCH)
+        batch = min(self._queue.waiting + len(self._placed), BATCH)
         self._replies_wait = self._replies_wait or batch > 0
         return batch
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for a worker or for the write lock."""
+        return self._queue.waiting
+
+    # -- what must always be true --------------------------------------------------------
+
+    def check(self) -> None:
+        """Fail unless every invariant holds; after each event where ASYNC_PEEWEE_CHECK=1."""
+        self._queue.check()
+        idle = [worker for worker in self.workers if worker.state is WorkerState.IDLE]
+        assert len(self.idle) == len(set(self.idle)), "a worker stands among the idle twice"
+        assert set(self.idle) == set(idle), f"idle: {self.idle}, but {idle} say so"
+        assert len(self.workers) <= self._settings.pool_size, f"{len(self.workers)} workers"
+        coming = sum(worker.state is WorkerState.COMING for worker in self.workers)
+        assert self._coming == coming, f"{self._coming} are counted as coming, {coming} come"
+        for worker in self.workers:
+            _check_worker(worker)
+        for job in self._placed:
+            is_placed = job.state is State.PLACED and job.worker.job is job
+            assert is_placed or job.state is State.DROPPED, f"{job.label} is placed, and {job.state.value}"
+        if self._gil.free > 0:
+            assert all(job.state is State.DROPPED for job in self._placed), "a placed job is left"
+
+
+def _check_worker(worker: Worker) -> None:
+    job, lease, name = worker.job, worker.lease, worker.name
+    if worker.state in (WorkerState.IDLE, WorkerState.COMING):
+        assert job is None, f"{name} {worker.state.value}, with {job and job.label}"
+        assert lease is None, f"{name} {worker.state.value}, and is leased"
+    if worker.state is WorkerState.LEASED:
+        assert lease is not None, f"{name} is leased by nobody"
+        assert job is None, f"{name} has a job and waits for one"
+    if lease is not None:
+        assert lease.worker is worker, f"{lease.label} is of another worker than {name}"
+        assert lease.state in (Lease.HELD, Lease.ENDING), f"{lease.label} of {name} is {lease.state}"
+    if job is not None:
+        assert job.worker is worker, f"{job.label} is of another worker than {name}"
+        assert job.state in (State.PLACED, State.RUNNING), f"{job.label} of {name} {job.state.value}"
+        own = None if job.takes_lease else job.lease
+        assert own is lease, f"{job.label} runs on {name}, which is under another lease"

@@ -80,7 +80,7 @@ class HeldConnections(PrefixedDatabase):
         """
         await self.aclose()
         await super().close(timeout)
-        self.connections.forget_pool()
+        self.connections.pools.drop_closed()
 
     async def __aenter__(self) -> Self:
         await self.aconnect()

@@ -73,14 +73,14 @@ async def _until_interrupted(awaitable: Awaitable[T], worker: Worker) -> T:
         group.cancel_scope.cancel()
     if error is not None:
         raise error
-    worker.check_interrupted()
+    worker.interrupter.check()
     return outcome[0]
 
 
 async def _watch(worker: Worker, scope: anyio.CancelScope) -> None:
     while True:
         try:
-            worker.check_interrupted()
+            worker.interrupter.check()
         except Interrupted:
             scope.cancel()
             return

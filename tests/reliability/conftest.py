@@ -35,7 +35,7 @@ def invariants(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
     async def close_checked(database: Any, timeout: float) -> bool:
         stats = database.stats()
-        if not database.is_closed() and not (stats.busy or stats.pinned or stats.waiting):
+        if not database.is_closed() and not (stats.busy or stats.leased or stats.waiting):
             await check_pool(database, server)
         return await close(database, timeout)
 
@@ -62,7 +62,7 @@ async def check_pool(database: Any, server: Any) -> None:
         row = (await database.execute_sql(f"SELECT {number}")).fetchone()
     assert row == (number,), "the result of another call"
     stats = database.stats()
-    assert (stats.busy, stats.pinned, stats.waiting) == (0, 0, 0)
+    assert (stats.busy, stats.leased, stats.waiting) == (0, 0, 0)
     assert stats.idle == stats.workers <= stats.pool_size
     if server is not None:
         eventually("connections at work", lambda: server.backends(at_work(server)))

@@ -164,7 +164,7 @@ async def test_cancelled_in_a_block_nothing_of_it_stays(
     assert await cancel(block, 0.1) < SOON
     assert await models.User.select().count() == 0
     assert not database.in_transaction()
-    assert database.stats().pinned == 0
+    assert database.stats().leased == 0
 
 
 async def test_a_caught_cancellation_leaves_no_half_transaction(sqlite_models: Models) -> None:
@@ -270,5 +270,5 @@ async def test_leaving_a_cancelled_block_waits_for_its_rollback(sqlite_models: M
                 others.start_soon(release)
                 parent.cancel()
                 await anyio.sleep_forever()
-    assert database.stats().pinned == 0
+    assert database.stats().leased == 0
     assert await sqlite_models.User.select().count() == 0

@@ -145,7 +145,7 @@ class Chaos:
             group.cancel_scope.cancel()
         await self.bank.check(self.acknowledged)
         stats = self.database.stats()
-        assert (stats.pinned, stats.waiting, stats.busy) == (0, 0, 0)
+        assert (stats.leased, stats.waiting, stats.busy) == (0, 0, 0)
         assert len(self.acknowledged) > 10
         assert self.cancelled > 10
         assert self.most <= POOL

@@ -88,7 +88,7 @@ async def test_killed_in_a_block_further_statements_are_refused(models: Models, 
             async with models.database.atomic():
                 pass
     assert await models.User.select().count() == 0
-    assert models.database.stats().pinned == 0
+    assert models.database.stats().leased == 0
 
 
 @on_servers

@@ -169,4 +169,4 @@ async def test_a_deferred_key_that_fails_at_commit_reaches_the_user(models: Mode
         async with models.database.atomic():
             await Child.create(parent=12345)
     assert await Child.select().count() == 0
-    assert models.database.stats().pinned == 0
+    assert models.database.stats().leased == 0

@@ -94,7 +94,7 @@ async def test_many_calls_leave_nothing_behind(make_database: Maker) -> None:
         async def visit() -> None:
             async with database.connection_context():
                 await models.User.get_by_id(1)
-                if database.stats().pinned == 4:
+                if database.stats().leased == 4:
                     everybody.set()
                 await everybody.wait()
 

@@ -22,7 +22,7 @@ async def forgetful(models: Models) -> None:
 
 async def reclaimed(models: Models) -> None:
     """Wait until no worker is held, and fail if anything of the block has stayed."""
-    await wait_until(lambda: models.database.stats().pinned == 0)
+    await wait_until(lambda: models.database.stats().leased == 0)
     assert await models.User.select().count() == 0
 
 
@@ -144,6 +144,6 @@ async def test_cancelled_when_it_has_just_entered_a_block_is_left_again(models: 
                 pytest.fail("the block was entered")
     del database.begin
     assert scope.cancelled_caught
-    assert database.stats().pinned == 0
+    assert database.stats().leased == 0
     await models.User.create(name="after")
     assert await models.User.select().count() == 1

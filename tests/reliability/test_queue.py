@@ -37,7 +37,7 @@ async def test_nine_calls_cancelled_in_reverse_leave_three_free_workers(make_dat
                 scope.cancel()
         assert all(scope.cancelled_caught for scope in scopes)
         stats = database.stats()
-        assert (stats.workers, stats.idle, stats.waiting, stats.pinned) == (3, 3, 0, 0)
+        assert (stats.workers, stats.idle, stats.waiting, stats.leased) == (3, 3, 0, 0)
         await works(database)
 
 

@@ -187,4 +187,4 @@ async def test_a_writer_of_another_process_is_waited_for(tmp_path: Path, timeout
                         await models.User.create(name="ours")
         names = sorted([user.name async for user in models.User.select()])
         assert names == (["other process", "ours"] if timeout > 1 else ["other process"])
-        assert database.stats().pinned == 0
+        assert database.stats().leased == 0

@@ -43,6 +43,6 @@ async def test_the_sum_stays_and_every_acknowledged_transfer_is_there_once(
         assert sorted(await bank.keys()) == sorted(acknowledged)
         assert 0 < len(acknowledged) < TASKS
         assert max(connections) <= POOL
-        assert database.stats().pinned == 0
+        assert database.stats().leased == 0
     if server is not None:  # a backend notices a moment later that its client has gone
         await wait_until(lambda: server.backends() == [])
