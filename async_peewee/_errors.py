@@ -66,6 +66,15 @@ class PoolTimeout(peewee.OperationalError):
         )
 
     @classmethod
+    def of_connecting(cls, name: str, seconds: float, waiting: int) -> PoolTimeout:
+        """Return the error of a call in a pool whose server lets no worker connect."""
+        return cls(
+            f"no connection of {name} was open within {seconds:g} s, for the server has not answered in "
+            f"time: {waiting} waiting. See to the server, or wait longer "
+            "(acquire_timeout, ASYNC_PEEWEE_ACQUIRE_TIMEOUT)"
+        )
+
+    @classmethod
     def of_write_lock(cls, name: str, seconds: float, holder: str) -> PoolTimeout:
         """Return the error of a writer that waited too long for the others."""
         return cls(

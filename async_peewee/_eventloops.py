@@ -89,7 +89,9 @@ def event_loop(key: Any) -> EventLoop:
 
 
 def current_task(key: Any) -> Any:
-    """Return the task that runs now on the loop `key`, None in a bare callback."""
+    """Return the task that runs now on the loop `key`, None in a bare callback or without a loop."""
+    if key is None:
+        return None
     if isinstance(key, asyncio.AbstractEventLoop):
         return asyncio.current_task(key)
     trio = sys.modules["trio"]

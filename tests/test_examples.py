@@ -69,7 +69,7 @@ def check_quickstart(output: str) -> None:
     assert "best customers: Ada (1), Bo (1), Cy (1)" in output
     assert re.search(r"100 sales, each a transaction, take .* s; 0 copies left", output)
     assert "10,000 rows" in output
-    assert "0 busy, 0 pinned, 0 waiting" in output
+    assert "0 busy, 0 leased, 0 waiting" in output
 
 
 def check_walkthrough(output: str) -> None:

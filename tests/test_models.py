@@ -16,7 +16,7 @@ async def test_create_and_get(models: Models) -> None:
     User = models.User
     huey = await User.create(name="Huey", age=3)
     assert isinstance(huey, User)
-    assert (huey.id, huey.session_changed()) == (1, False)
+    assert (huey.id, huey.is_dirty()) == (1, False)
     for row in (
         await User.get(User.name == "Huey"),
         await User.get(name="Huey"),

@@ -57,8 +57,11 @@ async def test_a_query_leaves_no_connection_with_the_task(db: Any, shelf: Shelf)
 @on_sqlite
 async def test_the_wait_for_a_connection_is_the_librarys(pw: Any) -> None:
     """30 seconds where nothing is said; in pwasyncio 10."""
-    assert pw.AsyncSqliteDatabase(":memory:").connections.settings.acquire_timeout == 30
-    assert pw.AsyncSqliteDatabase(":memory:", acquire_timeout=10).connections.settings.acquire_timeout == 10
+    assert pw.AsyncSqliteDatabase(":memory:").connections.pools.settings.acquire_timeout == 30
+    assert (
+        pw.AsyncSqliteDatabase(":memory:", acquire_timeout=10).connections.pools.settings.acquire_timeout
+        == 10
+    )
 
 
 @on_sqlite

@@ -121,7 +121,7 @@ async def test_with_a_turn_for_each_processor_workers_make_all(
     sqlite_traces: Traces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a free-threaded Python the loop's thread would be where all wait."""
-    monkeypatch.setattr(results, "turns", lambda: 2)
+    monkeypatch.setattr(results, "has_gil", lambda: False)
     assert len(await sqlite_traces.select().limit(100)) == 100
     assert sqlite_traces.made() == {"a worker": 100}
 

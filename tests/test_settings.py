@@ -43,7 +43,7 @@ def no_settings_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def settings_of(**arguments: Any) -> PoolSettings:
     """Return the settings of a database in a file: one in memory has a single worker anyway."""
-    return AsyncSqliteDatabase("never-opened.db", **arguments).connections.settings
+    return AsyncSqliteDatabase("never-opened.db", **arguments).connections.pools.settings
 
 
 def refused(**arguments: Any) -> str:
@@ -96,7 +96,7 @@ def test_they_are_read_when_the_database_is_made(monkeypatch: pytest.MonkeyPatch
     """A variable that is set later is for later databases."""
     before = AsyncSqliteDatabase("never-opened.db")
     monkeypatch.setenv("ASYNC_PEEWEE_POOL_SIZE", "3")
-    assert (before.connections.settings.pool_size, settings_of().pool_size) == (10, 3)
+    assert (before.connections.pools.settings.pool_size, settings_of().pool_size) == (10, 3)
 
 
 def test_they_are_not_read_at_import() -> None:

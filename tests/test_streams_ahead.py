@@ -14,8 +14,7 @@ import peewee
 import pytest
 
 from async_peewee._bridge import streams
-from async_peewee._bridge.connections import Connections
-from async_peewee._bridge.streams import CHUNK, CHUNK_SECONDS, next_size
+from async_peewee._bridge.streams import CHUNK, CHUNK_SECONDS, Stream, next_size
 from tests.numbers import Numbers
 from tests.support import Maker, slow_sql, wait_until
 
@@ -96,15 +95,15 @@ async def test_a_last_chunk_that_comes_at_once_is_not_lost(
     db: Any, fetches: Fetches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is there before the chunk in front of it has been handed out."""
-    begin = Connections.begin
+    begin = Stream._begin
 
-    def begin_and_wait(connections: Connections, *args: Any) -> Any:
-        ended, job = fetches.ended, begin(connections, *args)
+    def begin_and_wait(stream: Stream, *args: Any) -> Any:
+        ended, job = fetches.ended, begin(stream, *args)
         while fetches.ended == ended:
             time.sleep(0.001)
         return job
 
-    monkeypatch.setattr(Connections, "begin", begin_and_wait)
+    monkeypatch.setattr(Stream, "_begin", begin_and_wait)
     Number = (await numbers_of(db)).Number
     query = Number.select().order_by(Number.value).limit(3 * ROWS + 5)
     assert [row.value async for row in query.iterator()] == list(range(3 * ROWS + 5))

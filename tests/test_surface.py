@@ -74,7 +74,7 @@ PURE = {
     "ModelSelect": "convert_dict_to_node ensure_join filter join_from switch",
     "Model": """
         add_index alias bind bind_ctx delete dependencies dirty_field_names dirty_fields filter get_id
-        index insert insert_from insert_many session_changed noop raw replace replace_many select update
+        index insert insert_from insert_many is_dirty noop raw replace replace_many select update
         validate_model
     """,
     "VirtualModel": "clean_options DoesNotExist",

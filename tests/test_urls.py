@@ -20,8 +20,8 @@ async def test_settings_of_the_pool_stand_in_the_query_string(tmp_path: Path) ->
     database: Any = connect(url, pool_size=3)
     assert type(database) is async_peewee.AsyncSqliteDatabase
     assert database.database == f"{tmp_path}/app.db"
-    assert database.connections.settings.pool_size == 3
-    assert database.connections.settings.acquire_timeout == 2.5
+    assert database.connections.pools.settings.pool_size == 3
+    assert database.connections.pools.settings.acquire_timeout == 2.5
     assert database._timeout == 7
     async with database:
         assert (await database.execute_sql("SELECT 1")).fetchone() == (1,)
@@ -38,7 +38,7 @@ def test_a_server_is_named_with_user_password_host_and_port(scheme: str) -> None
     assert database.database == "shop"
     assert (given["user"], given["host"], given["port"]) == ("us@er", "example.org", 1234)
     assert given.get("password", given.get("passwd")) == "p/w:"
-    assert database.connections.settings.pool_size == 2
+    assert database.connections.pools.settings.pool_size == 2
     assert "p/w:" not in repr(database)
 
 

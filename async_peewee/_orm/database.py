@@ -99,7 +99,7 @@ class AsyncDatabase(Blocks, TypedDatabase):
         # What its workers know of it: they must not keep it alive.
         self.database_key: object = object()
         self.connections: Connections = Connections(
-            settings, weakly(self.backend.make_connection), weakly(self._forget_connection)
+            settings, weakly(self.backend.make_connection), partial(_forget_connection, weakref.ref(self))
         )
         # Changes with each init(): a connection of an earlier one is replaced.
         self.generation: object = object()
@@ -125,9 +125,6 @@ class AsyncDatabase(Blocks, TypedDatabase):
 
     def _connect(self) -> Any:
         return connect_once(self, super()._connect)  # type: ignore[misc]
-
-    def _forget_connection(self) -> Any:
-        return forget_connection(self._state)
 
     def _display_name(self) -> str:
         """Return a name for messages: never a URL, which may hold a password."""
@@ -199,7 +196,8 @@ class AsyncDatabase(Blocks, TypedDatabase):
         return super().close()  # type: ignore[return-value]
 
     async def _close_pool(self, timeout: float) -> bool:
-        if self.connections.current() is not None:
+        entry = self.connections.current()
+        if entry is not None and not entry.is_lent:
             raise peewee.OperationalError("Attempting to close database while transaction is open.")
         pool = self.connections.pools.find()
         return pool is not None and await pool.close(timeout)
@@ -290,6 +288,13 @@ def weakly(method: Callable[[], T]) -> Callable[[], T]:
         return bound()
 
     return call
+
+
+def _forget_connection(reference: weakref.ReferenceType[AsyncDatabase]) -> Any:
+    """After a fork, in the child: let this thread begin without the parent's connection."""
+    database = reference()
+    # None where the program has dropped it, and the garbage collector has its connections still.
+    return None if database is None else forget_connection(database._state)
 
 
 def _close_dropped(pools: PoolPerLoop) -> None:

@@ -24,6 +24,7 @@ from .._bridge.dual import install_dual
 from .._bridge.places import current_connection, guard, on_loop_thread
 from .._bridge.results import detached
 from .._errors import PoolClosed, TransactionFinished
+from .._eventloops import current_task, running_key
 from .._pool.worker import current_worker
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ class Block:
         if not self._entered:
             raise peewee.InterfaceError(f"db.{self.spelling}() is left, and was not entered")
         entered = [entry for reference in self._entered if (entry := reference()) is not None]
-        task = require_task()
+        task = current_task(running_key())
         of_frame = [entry for entry in entered if entry.frame == frame]
         of_task = [entry for entry in entered if entry.task() is task]
         found = of_frame or of_task or entered
@@ -159,7 +160,7 @@ class Block:
     ) -> None:
         inside = self.db.connections.pop(entry)
         entry.check()
-        is_strangers = kind is not None and entry.task() is not require_task()
+        is_strangers = kind is not None and entry.task() is not current_task(running_key())
         if is_strangers:
             entry.problem = LEFT_BY_ANOTHER
         if inside:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-from .._errors import TransactionFinished
+from .._errors import PoolClosed, TransactionFinished
 from .._eventloops import Parker
 from .write_lock import WriteLock
 
@@ -37,7 +37,7 @@ class Lease:
     something to end. All but the label is the scheduler's, under the pool's lock.
     """
 
-    __slots__ = ("jobs", "label", "since", "state", "worker")
+    __slots__ = ("closed_pool", "jobs", "label", "since", "state", "worker")
 
     WANTED = "wanted"
     HELD = "held"
@@ -51,6 +51,8 @@ class Lease:
         # The Worker, from the moment that the lease is held.
         self.worker: Any = None
         self.since: float = 0.0
+        # The name of the pool that has ended it with its worker.
+        self.closed_pool = ""
         # Calls that wait until their worker has done the one before.
         self.jobs: deque[Job] = deque()
 
@@ -62,9 +64,9 @@ class Lease:
         """Say who holds it and for how long, for the message of a PoolTimeout."""
         return f"{self.label} for {now - self.since:.1f} s"
 
-    def end_error(self) -> TransactionFinished:
+    def end_error(self) -> TransactionFinished | PoolClosed:
         """Return the error of a call that comes after the lease's end."""
-        return TransactionFinished(self.label)
+        return PoolClosed(self.closed_pool) if self.closed_pool else TransactionFinished(self.label)
 
 
 class Job:

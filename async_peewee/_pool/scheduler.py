@@ -322,6 +322,7 @@ class Scheduler:
         worker.state = WorkerState.GONE
         self.workers.discard(worker)
         if worker.lease is not None:
+            worker.lease.closed_pool = self.name
             worker.lease.state, worker.lease = Lease.ENDED, None
         self._dispatch(actions)
         return actions
@@ -482,12 +483,13 @@ class Scheduler:
 
     def _timeout_error(self, now: float) -> Callable[[], BaseException]:
         """Return what makes the error of a job that has waited too long."""
-        failed = self._connect_error
-        if failed is not None and not any(worker.lease or worker.job for worker in self.workers):
-            return partial(copy.copy, failed)
-        settings = self._settings
+        settings, waiting = self._settings, self._queue.waiting
+        if not any(worker.lease or worker.job for worker in self.workers):
+            if self._connect_error is not None:
+                return partial(copy.copy, self._connect_error)
+            if self._coming:
+                return lambda: PoolTimeout.of_connecting(self.name, settings.acquire_timeout, waiting)
         holders = [text for worker in self.workers if (text := worker.describe(now))]
-        waiting = self._queue.waiting
         return lambda: PoolTimeout.of_workers(
             self.name, settings.acquire_timeout, settings.pool_size, waiting, holders
         )

@@ -184,7 +184,7 @@ async def test_connections_of_one_burst_do_not_end_in_one_burst(make_database: M
     """Each lives nine tenths of max_lifetime at least, and how much more is chance."""
     lifetime = 1000.0
     async with make_database(pool_size=8, pool_min_size=8, max_lifetime=lifetime) as database:
-        drivers = [worker.connection for worker in database.connections.pool()._crew.workers]
+        drivers = [worker.connection for worker in database.connections.pools.get()._scheduler.workers]
         lives = [driver._replace_at - driver._used_at for driver in drivers]
         assert len(lives) == 8
         assert all(0.9 * lifetime - 60 <= life <= lifetime for life in lives)

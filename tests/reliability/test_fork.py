@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import multiprocessing
 import os
 import sys
@@ -153,10 +154,10 @@ def test_a_gate_held_at_the_fork_is_free_in_the_child(tmp_path: Path) -> None:
     database.close()
 
     async def main() -> None:
-        gate = database.connections.gate
-        assert gate.enter(lambda: True)
+        gate = database.connections.write_lock
+        assert gate.acquire(lambda: True)
         assert in_child(lambda: _run_anew(_write, "asyncio")) == 0
-        gate.leave()
+        gate.release()
 
     async def _write() -> None:
         await models.User.create(name="child")
@@ -212,3 +213,23 @@ async def test_a_block_open_at_the_fork_is_over_in_the_child(make_database: Make
         await models.User.create(name="parent goes on")
         await block.__aexit__(None, None, None)
         assert await models.User.select().count() == 2
+
+
+def test_a_database_that_was_dropped_before_the_fork_does_not_keep_others_from_beginning_anew(
+    make_database: Maker,
+) -> None:
+    """What is left of it, which only the garbage collector knows, is passed over in the child."""
+    dropped = make_database()
+    left: list[Any] = [dropped.connections]
+    del dropped
+    gc.collect()
+    database = make_database()
+    before = id(database.connection())
+
+    def child() -> None:
+        assert id(database.connection()) != before
+        database.close()
+
+    assert in_child(child) == 0
+    assert left
+    database.close()

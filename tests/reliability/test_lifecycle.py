@@ -104,7 +104,7 @@ def test_a_program_that_never_closes_ends_promptly(make_database: Maker, runner:
         await Row.create_table()
         await Row.create(text="kept")
         print(await Row.select().count())
-        print("ensure_connected")
+        print("ready")
     {runner}
     """
     seconds, output = run_program(textwrap.dedent(body), *target_of(make_database))
@@ -129,7 +129,7 @@ def test_a_program_that_ends_in_a_transaction_commits_nothing(make_database: Mak
             group.start_soon(in_a_block, inside)
             await inside.wait()
             await anyio.sleep(0.1)
-            print("ensure_connected")
+            print("ready")
             group.cancel_scope.cancel()
     {runner}
     """
@@ -160,7 +160,7 @@ def test_a_task_still_in_a_transaction_when_main_returns_commits_nothing(
         task = asyncio.create_task(in_a_block(inside))
         await inside.wait()
         await anyio.sleep(0.1)
-        print("ensure_connected")
+        print("ready")
     {runner}
     """
     seconds, output = run_program(textwrap.dedent(body), *target_of(make_database))
@@ -243,5 +243,5 @@ async def test_many_paths_of_one_file_are_one_gate(tmp_path: Path) -> None:
 
     (tmp_path / "link.db").symlink_to(tmp_path / "test.db")
     first, second = AsyncSqliteDatabase(tmp_path / "test.db"), AsyncSqliteDatabase(tmp_path / "link.db")
-    assert first.connections.gate is not None
-    assert first.connections.gate is second.connections.gate
+    assert first.connections.write_lock is not None
+    assert first.connections.write_lock is second.connections.write_lock

@@ -140,7 +140,7 @@ async def main():
     await db.execute_sql("CREATE TABLE row (x int)")
     async with db.atomic():
         await db.execute_sql("INSERT INTO row VALUES (1)")
-        print("ensure_connected", flush=True)
+        print("ready", flush=True)
         await db.execute_sql(slow)
 
 try:
