@@ -102,7 +102,11 @@ class PendingCall(Unawaited, Coroutine[Any, Any, T]):
         return begin()
 
     def __await__(self) -> Generator[Any, Any, T]:
-        return self._start().__await__()
+        begin = self._begin
+        if begin is None:
+            return self._start().__await__()
+        set_attribute(self, "_begin", None)
+        return begin().__await__()
 
     def _driven(self) -> Coroutine[Any, Any, T]:
         if self._coroutine is None:

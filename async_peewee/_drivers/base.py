@@ -31,6 +31,16 @@ ASK_AFTER = 30.0
 SHORTEST_LIFE = 0.9
 
 
+class Versions:
+    """What a database has been changed to last; its connections compare it with what they have."""
+
+    def __init__(self) -> None:
+        # Changes with each init(): a connection of an earlier one is replaced.
+        self.connection: object = object()
+        # Changes with each function and the like that is registered on an SQLite database.
+        self.registrations: object = None
+
+
 class WorkerConnection:
     """Keep one thread's Peewee connection fit for use; the common part of all drivers."""
 
@@ -48,7 +58,8 @@ class WorkerConnection:
         # Weakly: a worker must not keep alive a database that its program has dropped.
         self._database = weakref.ref(database)
         self.database_key: object = database.database_key
-        # Peewee's thread-local state, for when the database is no more.
+        # What of it the connection needs at each call.
+        self._versions: Versions = database.versions
         self._peewee_state = database._state
         # The dict behind Peewee's thread-local state of this worker's thread. The loop's
         # thread reads it (in_transaction() and the like) while no job of the task runs.
@@ -61,7 +72,7 @@ class WorkerConnection:
         self._max_lifetime = settings.max_lifetime
         self._used_at = 0.0
         self._replace_at = 0.0
-        self._generation: object = None
+        self._version: object = None
         # Cursors of streams that were begun and not ended.
         self._streams: list[Any] = []
 
@@ -79,24 +90,22 @@ class WorkerConnection:
 
         Before a job, never inside a transaction. `check` raises when nobody wants it any more.
         """
-        if not self.state["closed"] and self._is_unfit():
-            self._discard()
-        if self.state["closed"]:
-            self._connect(check)
-        self._used_at = time.monotonic()
-
-    def _is_unfit(self) -> bool:
         now = time.monotonic()
-        return (
-            self._generation is not self.database.generation
+        if not self.state["closed"] and (
+            self._version is not self._versions.connection
             or now >= self._replace_at
             or not self.is_usable()
             or (now - self._used_at >= ASK_AFTER and not self.answers())
-        )
+        ):
+            self._discard()
+        if self.state["closed"]:
+            self._connect(check)
+            now = time.monotonic()
+        self._used_at = now
 
     def _connect(self, check: Callable[[], None]) -> None:
         self.state = self._peewee_state.__dict__
-        self._generation = self.database.generation
+        self._version = self._versions.connection
         connect_patiently(self.database, self._open, self._acquire_timeout, check)
         self.session_changed = False
         lifetime = self._max_lifetime * random.uniform(SHORTEST_LIFE, 1.0)
@@ -127,6 +136,8 @@ class WorkerConnection:
         self.dead = False
         if self.state["closed"]:
             return
+        if self._streams:
+            self._close_streams()
         self.close_cursors()
         if self.is_lost():
             self._discard()
@@ -181,7 +192,7 @@ class WorkerConnection:
             if not self.state["closed"] and self.is_lost():
                 self._discard()
         # In manual mode BEGIN and COMMIT are the user's, in blocks inside it too.
-        elif not any(isinstance(block, peewee._manual) for block in transactions):
+        elif not [block for block in transactions if isinstance(block, peewee._manual)]:
             self.dead = self.dead or self.has_lost_transaction()
 
     def begin_statement(self) -> None:
@@ -201,7 +212,10 @@ class WorkerConnection:
         """Note a cursor that a job has opened, where one that is left open matters to the next job."""
 
     def close_cursors(self) -> None:
-        """Close what a job has left open: a stream whose block has ended before it."""
+        """Close the noted cursors that a job has left open."""
+
+    def _close_streams(self) -> None:
+        # Of a block that has ended before them.
         while self._streams:
             self.end_stream(self._streams[-1], is_exhausted=False)
 

@@ -43,20 +43,22 @@ class SqliteConnection(WorkerConnection):
 
     def ensure_connected(self, check: Callable[[], None]) -> None:
         super().ensure_connected(check)
-        self.catch_up()
+        if self._loaded.token is not self._versions.registrations:
+            self.catch_up()
 
     def _connect(self, check: Callable[[], None]) -> None:
         self._loaded.connecting()
         super()._connect(check)
 
     def begin_statement(self) -> None:
-        super().begin_statement()
-        if self._loaded.is_behind():
+        if self.dead:
+            self.check_alive()
+        if self._loaded.token is not self._versions.registrations:
             self.catch_up()
 
     def catch_up(self) -> None:
         """Load into the connection what was registered on the database since."""
-        if self._loaded.is_behind() and not self.state["closed"]:
+        if self._loaded.token is not self._versions.registrations and not self.state["closed"]:
             self._loaded.catch_up(self.dbapi_connection, self.in_transaction())
 
     def change(self, method: Callable[[Any], Any]) -> None:
@@ -70,7 +72,6 @@ class SqliteConnection(WorkerConnection):
             self._cursors = [reference for reference in self._cursors if reference() is not None]
 
     def close_cursors(self) -> None:
-        super().close_cursors()
         cursors, self._cursors = self._cursors, []
         for reference in cursors:
             cursor = reference()
@@ -83,7 +84,7 @@ class SqliteConnection(WorkerConnection):
 
     def in_transaction(self) -> bool:
         try:
-            return not self.state["closed"] and bool(self.dbapi_connection.in_transaction)
+            return not self.state["closed"] and bool(self.state["conn"].in_transaction)
         except Exception:  # see is_lost()
             return False
 
@@ -91,7 +92,7 @@ class SqliteConnection(WorkerConnection):
         # Closed by user code; sqlite3, sqlcipher3 and APSW tell in no other way, each by an
         # error of its own.
         try:
-            return self.dbapi_connection.in_transaction is None
+            return self.state["conn"].in_transaction is None
         except Exception:
             return True
 
@@ -248,7 +249,7 @@ class Loaded:
 
     def __init__(self, database: Any) -> None:
         self._reference = weakref.ref(database)
-        self._token: object = None
+        self.token: object = None
         self._registries: Registries = {}
 
     @property
@@ -257,19 +258,15 @@ class Loaded:
 
     def connecting(self) -> None:
         """Note what the connection is about to be opened with."""
-        self._token, self._registries = self._database.registered, self._wanted()
+        self.token, self._registries = self._database.versions.registrations, self._wanted()
 
     def catch_up(self, connection: Any, in_transaction: bool) -> None:
         """Load what was registered since; what cannot be inside a transaction stays for later."""
-        token, wanted = self._database.registered, self._wanted()
+        token, wanted = self._database.versions.registrations, self._wanted()
         if in_transaction:
             wanted.update({name: self._registries[name] for name in OUTSIDE_TRANSACTION})
         self._load(connection, wanted)
-        self._token = None if in_transaction else token
-
-    def is_behind(self) -> bool:
-        """Return True if something was registered that the connection may lack."""
-        return self._token is not self._database.registered
+        self.token = None if in_transaction else token
 
     def change(self, connection: Any, method: Callable[..., Any]) -> None:
         """Register something on this connection alone; if it fails, nothing is registered."""

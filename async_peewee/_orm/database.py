@@ -22,7 +22,7 @@ from .._bridge.fork import forget_connection
 from .._bridge.places import current_connection, guard, on_loop_thread, sync_allowed
 from .._bridge.results import detached
 from .._drivers.backends import backend_of, check_class
-from .._drivers.base import Backend
+from .._drivers.base import Backend, Versions
 from .._drivers.connecting import bound_attempts, connect_once
 from .._drivers.statement_profiles import StatementProfiles
 from .._errors import ConfigurationError
@@ -101,10 +101,7 @@ class AsyncDatabase(Blocks, TypedDatabase):
         self.connections: Connections = Connections(
             settings, weakly(self.backend.make_connection), partial(_forget_connection, weakref.ref(self))
         )
-        # Changes with each init(): a connection of an earlier one is replaced.
-        self.generation: object = object()
-        # Changes with each function and the like that is registered on an SQLite database.
-        self.registered: object = None
+        self.versions: Versions = Versions()
         weakref.finalize(self, _close_dropped, self.connections.pools).atexit = False
         super().__init__(database, *args, **kwargs)
         # Peewee's own would let one thread at a time connect: a server that does not answer
@@ -118,7 +115,7 @@ class AsyncDatabase(Blocks, TypedDatabase):
         target = self.backend.check_target(database)
         super().init(target, *args, **bound_attempts(self, target, kwargs))
         self.backend.prepare()
-        self.generation = object()
+        self.versions.connection = object()
         self.statements: StatementProfiles = StatementProfiles(self._classify)
         self.connections.pools.name = self._display_name()
         self.connections.pools.opens_itself = self.autoconnect

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .._bridge.dual import refuse_async
+from .._drivers.base import Versions
 from .database import AsyncDatabase
 
 
@@ -52,7 +53,7 @@ class Retrying:
 class Rekeying:
     """SQLCipher's change of the key, which the other connections of the pool must learn of."""
 
-    generation: object
+    versions: Versions
 
     def rekey(self, passphrase: str) -> Any:
         """Encrypt the file anew; connections with the old key are replaced before their next call.
@@ -62,7 +63,7 @@ class Rekeying:
         It queues with the writers. Blocks that other tasks are in keep the old key, and fail.
         """
         changed = super().rekey(passphrase)  # type: ignore[misc]
-        self.generation = object()
+        self.versions.connection = object()
         return changed
 
 

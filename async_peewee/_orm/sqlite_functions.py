@@ -60,7 +60,7 @@ def _registering(cls: type[Any], name: str) -> Callable[..., Any]:
             native(draft_of(self, registries_of(self)))
         # On the registries themselves, which the copy shares; the connection has it by now.
         result = native(draft_of(self, {}, is_closed=True))
-        self.registered = object()
+        self.versions.registrations = object()
         return result
 
     method.is_registering = True  # type: ignore[attr-defined]
@@ -88,7 +88,7 @@ def _pragma(cls: type[Any]) -> Callable[..., Any]:
             self._pragmas = before  # a permanent one that fails would break every later connect
             raise
         if self._pragmas is not before:
-            self.registered = object()
+            self.versions.registrations = object()
         return result
 
     return pragma
@@ -104,4 +104,4 @@ def _set_timeout(database: Any, seconds: float) -> None:
         database._timeout = seconds
     else:
         peewee.SqliteDatabase.timeout.fset(database, seconds)  # type: ignore[attr-defined]
-    database.registered = object()
+    database.versions.registrations = object()

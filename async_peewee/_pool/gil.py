@@ -194,7 +194,7 @@ class Gil:
         self._looked_at = self._loop_used = 0.0
         # Those that take their turn back after a long statement: in the middle of a job, so
         # they go first.
-        self._returning: deque[GilTurns] = deque()
+        self.returning: deque[GilTurns] = deque()
 
     def take(self, turns: Any) -> None:
         """Give a turn that is free to a worker; one that has a turn keeps it."""
@@ -223,21 +223,21 @@ class Gil:
         if self.free > 0:
             self.take(turns)
             return True
-        self._returning.append(turns)
+        self.returning.append(turns)
         return False
 
     def continue_without(self, turns: GilTurns) -> bool:
         """Take a worker out of the queue of those that take a turn back; False: it has one by now."""
-        waits = turns in self._returning
+        waits = turns in self.returning
         if waits:
-            self._returning.remove(turns)
+            self.returning.remove(turns)
         return waits
 
     def take_returning(self) -> GilTurns | None:
         """Return the first of those that wait for a turn in the middle of a job, with the turn."""
-        if not self._returning:
+        if not self.returning:
             return None
-        turns = self._returning.popleft()
+        turns = self.returning.popleft()
         self.take(turns)
         return turns
 
@@ -264,6 +264,7 @@ class NoGil:
     """Let every worker run: a free-threaded Python."""
 
     free = UNBOUNDED
+    returning: tuple[()] = ()
 
     def take(self, turns: Any) -> None: ...
 

@@ -75,6 +75,8 @@ class Replies:
             if batch and not self._ready:
                 self._first_at = time.monotonic()
             self._ready.append(job.parker)
+        if self._wake_due:
+            return
         if len(self._ready) > batch or time.monotonic() - self._first_at >= REPLY_PATIENCE:
             self.flush()
 
@@ -155,7 +157,7 @@ class WorkerPool:
         for job in actions.interrupt:
             job.worker.interrupter.interrupt(job)
         if actions.release is not None:
-            actions.release.release()
+            actions.release.release(actions.release_to)
 
     # -- giving work --------------------------------------------------------------------
 
@@ -255,9 +257,8 @@ class WorkerPool:
     def finished(self, worker: Worker, job: Job) -> Job | None:
         """Note that a job has ended and reply; return the next one for its worker."""
         spent = worker.turns.take_spent() if worker.connection.may_overlap else None
-        actions = self._tell(self._scheduler.finished, worker, job, spent)
-        if worker.write_lock is not None:
-            worker.release_write_lock_after_transaction()
+        lock = None if worker.write_lock is None else worker.give_back_write_lock(job)
+        actions = self._tell(self._scheduler.finished, worker, job, spent, lock)
         if job.finished is not None:
             job.finished.set()
         self._replies.send(job, actions.batch)

@@ -17,7 +17,7 @@ from .._settings import PoolSettings
 from .gil import GilTurns, make_gil
 from .jobs import Job, JobQueue, Lease, State
 from .worker import Worker, WorkerState
-from .write_lock import WriteLock
+from .write_lock import Waiter, WriteLock
 
 # How often the loop's thread watches, while jobs wait, whether the worker that has the turn
 # gets on, in seconds: a statement that lasts so long may well last much longer.
@@ -51,8 +51,9 @@ class Actions:
     refuse: tuple[tuple[Job, BaseException], ...] = ()
     # Jobs that run and are to be interrupted.
     interrupt: tuple[Job, ...] = ()
-    # A write lock to release: whoever was to have it does not want it any more.
+    # A write lock to release, and to whom, if that is somebody else's waiter.
     release: WriteLock | None = None
+    release_to: Waiter | None = None
     # How many replies may wait for one another meanwhile; whether those that wait are to be sent.
     batch = 0
     flush = False
@@ -109,16 +110,19 @@ class Scheduler:
         """Put a job on its way. Raises PoolClosed, PoolFull or TransactionFinished."""
         actions = Actions()
         if job.lease is not None and not job.takes_lease:
-            self._place_leased(job, job.lease, actions)
+            if self._place_leased(job, job.lease, actions):
+                return actions
         elif self.is_closing:
             raise PoolClosed(self.name)
-        elif not self.idle or self._gil.free <= 0 or self._queue.count_ready():
+        elif not self.idle or self._gil.free <= 0 or self._queue.waiting:
             self._check_room(job)
             self._queue.put(job)
             self._dispatch(actions)
         # The short way: a worker is idle, and nobody waits.
         elif job.write_lock is None or self._take_write_lock(job):
-            self._run(job, self.idle.pop())
+            worker = self.idle.pop()
+            self._begin(job, worker)
+            self._gil.take(worker.turns)
             actions.hand_out = (job,)
             return actions
         self._begin_watching(actions)
@@ -128,22 +132,29 @@ class Scheduler:
         """End a lease with a last job, after those that were placed for it. Raises as submit() does."""
         actions = Actions()
         last.ends_lease = True
-        self._place_leased(last, lease, actions)
+        begins = self._place_leased(last, lease, actions)
         lease.state = Lease.ENDING
-        self._begin_watching(actions)
+        if not begins:
+            self._begin_watching(actions)
         return actions
 
-    def _place_leased(self, job: Job, lease: Lease, actions: Actions) -> None:
+    def _place_leased(self, job: Job, lease: Lease, actions: Actions) -> bool:
+        """Give a job to the worker of its lease, behind others that are there; True: it begins at once."""
         worker = lease.worker
-        if not lease.is_held:
+        if lease.state is not Lease.HELD:
             raise lease.end_error()
         if worker.state is WorkerState.STOPPING:
             raise PoolClosed(self.name)
+        if worker.job is None and self._gil.free > 0:
+            self._begin(job, worker)
+            self._gil.take(worker.turns)
+            actions.hand_out = (job,)
+            return True
         job.state, job.worker = State.PLACED, worker
         lease.jobs.append(job)
         if worker.job is None:
             self._place_next(worker)
-            self._dispatch(actions)
+        return False
 
     def _check_room(self, job: Job) -> None:
         """Refuse a job where so many wait already for the end of another's."""
@@ -165,7 +176,7 @@ class Scheduler:
         workers that wait for the lock.
         """
         lock = job.write_lock
-        if lock is None or lock.acquire(partial(self._grant, job)):
+        if lock is None or lock.acquire(Waiter(self._grant, job, self)):
             return True
         self._queue.start_clock(job)
         job.state = State.AT_LOCK
@@ -177,16 +188,28 @@ class Scheduler:
         It does so without an idle worker, and is then among the first to try again.
         """
         actions = Actions()
-        if job.state is not State.AT_LOCK:
-            return actions
-        if self.idle:
-            actions.is_granted = True
-            self._queue.leave(job, State.PLACED)
-            self._place(job, self.idle.pop())
-        else:
-            self._queue.put_back(job)
+        actions.is_granted = self._give_lock(job)
         self._dispatch(actions)
         return actions
+
+    def _give_lock(self, job: Job) -> bool:
+        if job.state is not State.AT_LOCK:
+            return False
+        if self.idle:
+            self._queue.leave(job, State.PLACED)
+            self._place(job, self.idle.pop())
+            return True
+        self._queue.put_back(job)
+        return False
+
+    def _pass_lock_on(self, lock: WriteLock, actions: Actions) -> None:
+        """Give a write lock that is released to the next of our jobs; other waiters are granted it outside."""
+        while (waiter := lock.take_next()) is not None:
+            if waiter.scheduler is not self:
+                actions.release, actions.release_to = lock, waiter
+                return
+            if self._give_lock(waiter.job):
+                return
 
     def cancel(self, job: Job) -> Actions:
         """Drop a job that does not run yet, or have it interrupted."""
@@ -242,10 +265,13 @@ class Scheduler:
             actions.refuse += ((job, error),)
         return actions
 
-    def finished(self, worker: Worker, job: Job, spent: tuple[float, float] | None) -> Actions:
+    def finished(
+        self, worker: Worker, job: Job, spent: tuple[float, float] | None, lock: WriteLock | None
+    ) -> Actions:
         """Note that a job has ended; return the next one for its worker.
 
         `spent`: what it has computed and waited, in seconds, where that decides about turns.
+        `lock`: the write lock that its worker gives back.
         """
         actions = Actions()
         job.state = State.DONE
@@ -253,6 +279,8 @@ class Scheduler:
         if job.lease is not None:
             self._note_lease(worker, job, job.lease)
         self._settle(worker, actions)
+        if lock is not None:
+            self._pass_lock_on(lock, actions)
         self._gil.give_up(worker.turns)
         if spent is not None:
             self._gil.learn(*spent)
@@ -275,7 +303,8 @@ class Scheduler:
             return
         if worker.lease is not None:
             worker.state = WorkerState.LEASED
-            self._place_next(worker)
+            if worker.lease.jobs:
+                self._place_next(worker)
         elif self.is_closing:
             self._stop(worker, actions)
         else:
@@ -369,6 +398,8 @@ class Scheduler:
     def _dispatch(self, actions: Actions, finisher: Worker | None = None) -> None:
         """Give the turn, while it is free, to whoever is next; hire where that would help."""
         gil = self._gil
+        if not (self._queue.waiting or self._placed or gil.returning):
+            return
         while gil.free > 0:
             turns = gil.take_returning()
             if turns is not None:
@@ -408,13 +439,11 @@ class Scheduler:
                 return job
         return None
 
-    def _run(self, job: Job, worker: Worker) -> None:
-        """Have a worker run a job, with the turn."""
-        self._begin(job, worker)
-        self._gil.take(worker.turns)
-
     def _begin(self, job: Job, worker: Worker) -> None:
-        self._queue.leave(job, State.RUNNING)
+        """Note that a worker runs a job."""
+        if job.deadline:
+            self._queue.leave(job, State.RUNNING)
+        job.state = State.RUNNING
         job.worker, worker.job = worker, job
         worker.state = WorkerState.STOPPING if worker.state is WorkerState.STOPPING else WorkerState.BUSY
         self.calls += 1

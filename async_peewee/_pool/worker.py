@@ -313,10 +313,12 @@ class Worker:
         self._note_write_lock(lock)
         return True
 
-    def release_write_lock_after_transaction(self) -> None:
-        """Let the next writer in, unless a transaction goes on."""
-        if not self.connection.in_transaction():
-            self.release_write_lock()
+    def give_back_write_lock(self, job: Job) -> WriteLock | None:
+        """Return the lock, for the next writer, unless a transaction goes on: only that of a lease does."""
+        if job.lease is not None and not job.ends_lease and self.connection.in_transaction():
+            return None
+        lock, self.write_lock = self.write_lock, None
+        return lock
 
     def _note_write_lock(self, lock: WriteLock) -> None:
         self.write_lock = lock

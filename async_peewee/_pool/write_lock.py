@@ -12,23 +12,33 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-
-Grant = Callable[[], bool]
-
+from typing import Any
 
 # How often a thread that waits for the lock looks whether its job was cancelled, in seconds.
 POLL = 0.05
 
 
+class Waiter:
+    """Somebody who waits for the lock: a job of a scheduler, or a thread."""
+
+    __slots__ = ("grant", "job", "scheduler")
+
+    def __init__(self, grant: Callable[[Any], bool], job: Any = None, scheduler: object = None) -> None:
+        # Called with the job, on the thread of whoever releases the lock; False: it is not wanted any more.
+        self.grant = grant
+        self.job = job
+        self.scheduler = scheduler
+
+
 class WriteLock:
-    """Admit one holder at a time; a queue of callbacks takes the place of waiting threads."""
+    """Admit one holder at a time; a queue of waiters takes the place of waiting threads."""
 
     def __init__(self) -> None:
         # Protects _held and _waiting. Never held while a grant runs: a grant takes the
-        # lock of a pool, and a pool acquires this under its own lock.
+        # lock of a pool, and a pool acquires this one under its own lock.
         self._lock = threading.Lock()
         self._held = False
-        self._waiting: deque[Grant] = deque()
+        self._waiting: deque[Waiter] = deque()
         # Says who holds it, for a message; the holder sets it.
         self.describe: Callable[[float], str] = _nobody
 
@@ -36,17 +46,13 @@ class WriteLock:
     def is_held(self) -> bool:
         return self._held
 
-    def acquire(self, grant: Grant) -> bool:
-        """Return True if the lock is the caller's now; else call `grant` when it is.
-
-        `grant` runs on the thread of whoever releases it. It returns False if the lock is not
-        wanted any more, and then the next in the queue is asked.
-        """
+    def acquire(self, waiter: Waiter) -> bool:
+        """Return True if the lock is the caller's now; else the waiter is granted it later."""
         with self._lock:
             if not self._held:
                 self._held = True
                 return True
-            self._waiting.append(grant)
+            self._waiting.append(waiter)
             return False
 
     def acquire_blocking(self, timeout: float, given_up: Callable[[], bool]) -> bool:
@@ -55,13 +61,13 @@ class WriteLock:
         # Whoever takes this lock decides: the grant, or the one who waits and gives up.
         decision = threading.Lock()
 
-        def grant() -> bool:
+        def grant(job: None) -> bool:
             if not decision.acquire(blocking=False):
                 return False
             granted.set()
             return True
 
-        if self.acquire(grant):
+        if self.acquire(Waiter(grant)):
             return True
         deadline = time.monotonic() + timeout
         while not granted.wait(POLL):
@@ -69,16 +75,19 @@ class WriteLock:
                 return not decision.acquire(blocking=False)
         return True
 
-    def release(self) -> None:
-        """Hand the lock to the next in the queue."""
-        while True:
-            with self._lock:
-                if not self._waiting:
-                    self._held = False
-                    return
-                grant = self._waiting.popleft()
-            if grant():
-                return
+    def take_next(self) -> Waiter | None:
+        """Return the waiter whose turn it is, for the caller to grant it; None: the lock is free now."""
+        with self._lock:
+            if self._waiting:
+                return self._waiting.popleft()
+            self._held = False
+            return None
+
+    def release(self, to: Waiter | None = None) -> None:
+        """Hand the lock to a waiter that was taken out, else to the next one that still wants it."""
+        waiter = to or self.take_next()
+        while waiter is not None and not waiter.grant(waiter.job):
+            waiter = self.take_next()
 
 
 def _nobody(now: float) -> str:
