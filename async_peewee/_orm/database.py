@@ -19,7 +19,7 @@ from .._bridge.calls import PendingCall, call_on_worker, is_async, name_of
 from .._bridge.connections import Connections, SharedConnection
 from .._bridge.dual import WRITES, install_dual, refuse_bind_ctx, refuse_peewee
 from .._bridge.fork import forget_connection
-from .._bridge.places import current_connection, guard, on_loop_thread, sync_allowed
+from .._bridge.places import Place, guard, on_loop_thread, place, sync_allowed
 from .._bridge.results import detached
 from .._drivers.backends import backend_of, check_class
 from .._drivers.base import Backend, Versions
@@ -151,7 +151,7 @@ class AsyncDatabase(Blocks, TypedDatabase):
             refuse_peewee(sys._getframe(1), "connect", self)
             return PendingCall("db.connect", partial(self._open, reuse_if_open))  # type: ignore[return-value]
         worker = current_worker()
-        if worker is not None and current_connection(self) is None:
+        if worker is not None and place(self) is Place.VISITOR:
             # Another database's worker: it must not keep a connection that nobody counts.
             worker.at_job_end(self._close_visit)
         return super().connect(reuse_if_open=reuse_if_open)  # type: ignore[return-value]

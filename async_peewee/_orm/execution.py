@@ -37,11 +37,11 @@ class Execution:
 
     def _task_state(self) -> dict[str, Any]:
         entry = self.connections.current()
-        return NO_STATE if entry is None else entry.lease.worker.connection.state
+        return NO_STATE if entry is None or entry.is_over else entry.lease.worker.connection.state
 
     def is_closed(self) -> bool:
         """Return True if the pool is closed; on a worker or a plain thread, its own connection."""
-        if here.worker is None and on_loop_thread():
+        if on_loop_thread():
             pool = self.connections.pools.find()
             return pool is None or pool.is_closed
         return super().is_closed()  # type: ignore[misc, no-any-return]
@@ -51,12 +51,12 @@ class Execution:
         return self.transaction_depth() > 0
 
     def transaction_depth(self) -> int:
-        if here.worker is None and on_loop_thread():
+        if on_loop_thread():
             return len(self._task_state()["transactions"])
         return super().transaction_depth()  # type: ignore[misc, no-any-return]
 
     def top_transaction(self) -> Any:
-        if here.worker is None and on_loop_thread():
+        if on_loop_thread():
             transactions = self._task_state()["transactions"]
             return transactions[-1] if transactions else None
         return super().top_transaction()  # type: ignore[misc]

@@ -14,7 +14,6 @@ from .._bridge.dual import install_dual, refuse_bind_ctx
 from .._bridge.places import guard, on_loop_thread
 from .._bridge.results import detached, detached_partly, read_all
 from .._bridge.streams import Stream
-from .._pool.worker import here
 
 if TYPE_CHECKING:
     from .._typing.queries import SelectCalls
@@ -200,7 +199,7 @@ class AsyncQuery:
         return any(row == other for other in self)
 
     def _guard(self, what: str, instead: str) -> None:
-        if here.worker is None and not _is_filled(self):
+        if not _is_filled(self):
             guard(what, instead)
 
 
