@@ -203,7 +203,7 @@ class Scheduler:
         return False
 
     def _pass_lock_on(self, lock: WriteLock, actions: Actions) -> None:
-        """Give a write lock that is released to the next of our jobs; other waiters are granted it outside."""
+        """Give a released write lock to the next of our jobs; other waiters are granted it outside."""
         while (waiter := lock.take_next()) is not None:
             if waiter.scheduler is not self:
                 actions.release, actions.release_to = lock, waiter
