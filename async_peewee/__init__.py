@@ -19,10 +19,13 @@ from ._orm.database import AsyncMySQLDatabase as AsyncMySQLDatabase
 from ._orm.database import AsyncPostgresqlDatabase as AsyncPostgresqlDatabase
 from ._orm.database import AsyncSqliteDatabase as AsyncSqliteDatabase
 from ._orm.models import AsyncModel as AsyncModel
+from ._orm.queries import AsyncManyToManyQuery as AsyncManyToManyQuery
+from ._orm.queries import AsyncModelSelect as AsyncModelSelect
 from ._orm.queries import AsyncTable as AsyncTable
 from ._orm.queries import prefetch as prefetch
 from ._orm.urls import connect as connect
 from ._pool.pool import PoolStats as PoolStats
+from ._typing.results import Rows as Rows
 
 if TYPE_CHECKING:  # made when they are asked for, since each needs a driver of its own
     from ._typing.playhouse import AsyncAPSWDatabase as AsyncAPSWDatabase
@@ -34,15 +37,12 @@ if TYPE_CHECKING:  # made when they are asked for, since each needs a driver of 
 else:
     from ._orm.playhouse import optional_class as __getattr__  # noqa: F401  # Python calls it
 
-if TYPE_CHECKING:  # names for annotations; when the program runs, Peewee makes the classes as it goes
-    from ._typing.queries import AsyncManyToManyQuery as AsyncManyToManyQuery
-    from ._typing.queries import AsyncModelSelect as AsyncModelSelect
-    from ._typing.results import Rows as Rows
-
 __all__ = [
     "AsyncDatabase",
     "AsyncDatabaseProxy",
+    "AsyncManyToManyQuery",
     "AsyncModel",
+    "AsyncModelSelect",
     "AsyncMySQLDatabase",
     "AsyncPostgresqlDatabase",
     "AsyncSqliteDatabase",
@@ -54,6 +54,7 @@ __all__ = [
     "PoolFull",
     "PoolStats",
     "PoolTimeout",
+    "Rows",
     "SharedConnection",
     "TransactionFinished",
     "aio",

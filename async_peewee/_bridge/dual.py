@@ -11,20 +11,17 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable
 from types import FrameType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
 import peewee
 
 from .._errors import BlockingCallError
 from .._pool.worker import here
+from .._typing.results import DualBool, DualInt, DualList, DualValue
 from .calls import PendingCall, call_on_worker
 from .connections import connections_of
 from .places import on_loop_thread
 from .results import detached
-
-if TYPE_CHECKING:
-    from .._typing.results import DualBool, DualInt, DualList, DualValue
-
 
 P = ParamSpec("P")
 
@@ -85,12 +82,11 @@ def refuse_peewee(frame: FrameType, name: str, target: Any) -> None:
     raise BlockingCallError(f"Peewee's own call of {name}()", instead)
 
 
-def install_dual(cls: type, names: Iterable[str], pend: Pend, *, is_final: bool = False) -> None:
+def install_dual(cls: type, names: Iterable[str], pend: Pend) -> None:
     """Make the methods of these names dual on a class: its own, and what its bases bring undone.
 
     An own method is wrapped. An inherited one that is not dual (a plain mixin's,
-    playhouse.signals', Peewee's) is found by super(), so that diamonds hold; but not on a class
-    of which nobody makes another, which `is_final`.
+    playhouse.signals', Peewee's) is found by super(), so that diamonds hold.
     """
     for name in names:
         owner = None
@@ -100,7 +96,7 @@ def install_dual(cls: type, names: Iterable[str], pend: Pend, *, is_final: bool 
             inherited = inspect.getattr_static(cls, name, None)
             if inherited is None or is_dual(inherited):
                 continue
-            owner = None if is_final else cls
+            owner = cls
             own, function = inherited, getattr(inherited, "__func__", inherited)
         elif is_dual(own) or not callable(function):
             continue

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from types import GenericAlias
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import peewee
 
 from .._bridge.dual import install_dual, pend_method, refuse_bind_ctx
 from .._bridge.places import guard
+from .._typing.results import Self
 from .queries import make_awaitable
 from .relations import AsyncBackrefAccessor, AsyncForeignKeyAccessor, AsyncManyToManyAccessor
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
-    from .._typing.models import TypedAlias, TypedModel
+    from .._typing.models import AsyncModelAlias, TypedModel
 else:
     TypedModel = peewee.Model
+
+    class AsyncModelAlias(peewee.ModelAlias):
+        """An alias of a model whose queries can be awaited."""
+
+        __class_getitem__ = classmethod(GenericAlias)
+
+        def select(self, *selection: Any) -> Any:
+            return make_awaitable(super().select(*selection))
 
 
 T = TypeVar("T")
@@ -124,13 +132,6 @@ class AsyncModelBase(peewee.ModelBase):
         super().__delitem__(key)
 
 
-class AsyncModelAlias(peewee.ModelAlias):
-    """An alias of a model whose queries can be awaited."""
-
-    def select(self, *selection: Any) -> Any:
-        return make_awaitable(super().select(*selection))
-
-
 class AsyncModel(TypedModel, metaclass=AsyncModelBase):
     """A Peewee model whose blocking methods are awaited on an event loop.
 
@@ -149,8 +150,8 @@ class AsyncModel(TypedModel, metaclass=AsyncModelBase):
             model_metadata_class = AsyncMetadata
 
     @classmethod
-    def alias(cls, alias: str | None = None) -> TypedAlias[Self]:
-        return AsyncModelAlias(cls, alias)  # type: ignore[return-value]
+    def alias(cls, alias: str | None = None) -> AsyncModelAlias[Self]:
+        return AsyncModelAlias(cls, alias)
 
     @classmethod
     def bind_ctx(cls, database: Any, bind_refs: bool = True, bind_backrefs: bool = True) -> Any:

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from types import GenericAlias
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import peewee
 
 from .._bridge.calls import PendingCall, call_on_worker
 from .._bridge.connections import Connections, connections_of
-from .._bridge.dual import install_dual, refuse_bind_ctx
+from .._bridge.dual import dual, refuse_bind_ctx
 from .._bridge.places import guard, on_loop_thread
 from .._bridge.results import detached, detached_partly, read_all
 from .._bridge.streams import Stream
+from .._typing.results import DualList
 
 if TYPE_CHECKING:
-    from .._typing.queries import SelectCalls
-    from .._typing.results import DualList
-
-
-if TYPE_CHECKING:
-    from .._typing.queries import TypedTable
+    from .._typing.queries import AsyncManyToManyQuery as AsyncManyToManyQuery
+    from .._typing.queries import AsyncModelSelect as AsyncModelSelect
+    from .._typing.queries import SelectCalls, TypedTable
 else:
     TypedTable = peewee.Table
 
@@ -50,7 +49,7 @@ def make_awaitable(node: Any) -> Any:
     """Give a query, or a source of rows, that Peewee has built its awaitable class; builders keep it."""
     if not isinstance(node, (AsyncQuery, AsyncSource)):
         cls: Any = type(node)
-        node.__class__ = AsyncTable if cls is peewee.Table else _async_class(cls)
+        node.__class__ = _async_class(cls)
         if isinstance(node, _HashableSource):
             node._update_hash()  # it is made of the class, and compares tables in a FROM
     return node
@@ -58,19 +57,25 @@ def make_awaitable(node: Any) -> Any:
 
 @functools.cache
 def _async_class(cls: type) -> type:
-    is_query = issubclass(cls, peewee.BaseQuery)
-    mixin = AsyncQuery if is_query else AsyncSource
+    if cls in WRITTEN_OUT:
+        return WRITTEN_OUT[cls]
+    mixin: type = AsyncSource
+    if issubclass(cls, peewee.BaseQuery):
+        mixin = AsyncModelSelect if issubclass(cls, peewee.ModelSelect) else AsyncQuery
     made = type(f"Async{cls.__name__}", (mixin, cls), {"__module__": cls.__module__})
-    if is_query:
-        install_dual(made, QUERY_METHODS, _pend_query, is_final=True)
-    _install_builders(made, cls, BUILDERS if is_query else BUILDERS + SOURCE_BUILDERS)
+    _install_methods(made, cls)
     return made
 
 
-def _install_builders(made: type, cls: type, names: list[str]) -> None:
-    for name in names:
+def _install_methods(made: type, cls: type) -> None:
+    """Give an awaitable class the methods of Peewee's, dual or keeping what they build awaitable."""
+    is_query = issubclass(cls, peewee.BaseQuery)
+    for name in BUILDERS if is_query else BUILDERS + SOURCE_BUILDERS:
         if hasattr(cls, name):
             setattr(made, name, _awaitable_builder(cls, name))
+    for name in QUERY_METHODS if is_query else []:
+        if hasattr(cls, name):
+            setattr(made, name, dual(name, getattr(cls, name), _pend_query))
 
 
 def _awaitable_builder(cls: type, name: str) -> Callable[..., Any]:
@@ -148,13 +153,15 @@ class AsyncQuery:
     _load_tree: Any
     _cursor_wrapper: Any
 
+    __class_getitem__: Any = classmethod(GenericAlias)
+
     def __await__(self) -> Generator[Any, Any, Any]:
         """Execute the query; `await query` is `await query.execute()`."""
         return self.execute().__await__()  # type: ignore[attr-defined, no-any-return]
 
     def __aiter__(self) -> AsyncIterator[Any]:
         """Execute the query once and give its rows; they stay in the query, as with `for`."""
-        return Rows(self)
+        return RowsInTurn(self)
 
     def iterator(self, database: Any = None) -> Any:
         """Stream the rows of the query, at most a chunk of them in memory.
@@ -203,7 +210,7 @@ class AsyncQuery:
             guard(what, instead)
 
 
-class Rows:
+class RowsInTurn:
     """The rows of a query that is executed when the first one is asked for.
 
     Not an asynchronous generator: those complain when a loop is left early.
@@ -244,7 +251,27 @@ class AsyncTable(AsyncSource, TypedTable):
         return super().bind_ctx(database)
 
 
-_install_builders(AsyncTable, peewee.Table, BUILDERS + SOURCE_BUILDERS)
+if not TYPE_CHECKING:  # a checker has them from the .pyi file
+
+    class AsyncModelSelect(AsyncQuery, peewee.ModelSelect):
+        """What `User.select()` returns; in annotations with its model: `AsyncModelSelect[User]`."""
+
+    class AsyncManyToManyQuery(AsyncModelSelect, peewee.ManyToManyQuery):
+        """What `student.courses` returns; in annotations with its model: `AsyncManyToManyQuery[Course]`."""
+
+    SelectCalls = AsyncModelSelect
+
+
+# The classes that are written out here; all others are made when Peewee builds the first of their kind.
+WRITTEN_OUT: dict[type, type] = {
+    peewee.Table: AsyncTable,
+    peewee.ModelSelect: AsyncModelSelect,
+    peewee.ManyToManyQuery: AsyncManyToManyQuery,
+}
+
+
+for _peewees, _ours in WRITTEN_OUT.items():
+    _install_methods(_ours, _peewees)
 
 
 R = TypeVar("R")

@@ -1,1 +1,1 @@
-"""What type checkers are told; nothing here exists when the program runs."""
+"""What type checkers are told: the .pyi files. A .py beside one has what is evaluated at run time."""

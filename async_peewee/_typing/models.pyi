@@ -20,7 +20,7 @@ from .results import AwaitableModel, DualAny, DualBool, DualInt, DualPair, DualV
 
 A = TypeVar("A", bound=AwaitableModel)
 
-class TypedAlias(peewee.ModelAlias[A]):
+class AsyncModelAlias(peewee.ModelAlias[A]):
     """`User.alias()`."""
 
     def select(self, *selection: Any) -> AsyncModelSelect[A]: ...

@@ -1,4 +1,4 @@
-"""What type checkers are told of results; no part of it exists when the program runs.
+"""What type checkers are told of results; results.py has what the names are when the program runs.
 
 A dual method returns one thing on an event loop, a PendingCall, and another on a worker, its
 result. No type is both, so these are: awaitable on the one side, the result on the other. The
@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Generic, SupportsIndex, TypeAlias, TypeVar, overload
 
 import peewee
-from typing_extensions import Self
+from typing_extensions import Self as Self
 
 T = TypeVar("T")
 U = TypeVar("U")
