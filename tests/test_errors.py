@@ -17,9 +17,10 @@ TREE = {
 }
 
 PUBLIC_NAMES = """
-    AsyncDatabase AsyncDatabaseProxy AsyncModel AsyncMySQLDatabase AsyncPostgresqlDatabase
-    AsyncSqliteDatabase AsyncTable BlockingCallError ConfigurationError PendingCall PoolClosed PoolFull
-    PoolStats PoolTimeout SharedConnection TransactionFinished aio blocking connect prefetch
+    AsyncDatabase AsyncDatabaseProxy AsyncManyToManyQuery AsyncModel AsyncModelSelect AsyncMySQLDatabase
+    AsyncPostgresqlDatabase AsyncSqliteDatabase AsyncTable BlockingCallError ConfigurationError PendingCall
+    PoolClosed PoolFull PoolStats PoolTimeout Rows SharedConnection TransactionFinished aio blocking
+    connect prefetch
 """.split()
 
 

@@ -11,13 +11,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, overload
 import peewee
 
 from .._errors import BlockingCallError
+from .._typing.results import DualValue, Returned
 from .connections import Connections, connections_for_function, connections_of
 from .places import on_loop_thread
 from .results import detached
-
-if TYPE_CHECKING:
-    from .._typing.results import DualValue, Returned
-
 
 P = ParamSpec("P")
 

@@ -30,16 +30,14 @@ from .._pool.per_loop import PoolPerLoop
 from .._pool.pool import PoolStats
 from .._pool.worker import current_worker
 from .._settings import PoolSettings
+from .._typing.results import DualBool, DualValue, Returned, Self
 from .execution import Execution
 from .models import AsyncModel
 from .sqlite_functions import install_registrations
 from .transactions import Blocks
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from .._typing.databases import TypedDatabase
-    from .._typing.results import DualBool, DualValue, Returned
 else:
     TypedDatabase = Execution
 
@@ -347,8 +345,6 @@ class AsyncMySQLDatabase(AsyncDatabase, peewee.MySQLDatabase):
 
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from .._typing.proxy import TypedProxy
 else:
 

@@ -20,7 +20,7 @@ from .._typing.results import DualList
 if TYPE_CHECKING:
     from .._typing.queries import AsyncManyToManyQuery as AsyncManyToManyQuery
     from .._typing.queries import AsyncModelSelect as AsyncModelSelect
-    from .._typing.queries import SelectCalls, TypedTable
+    from .._typing.queries import PlainModelSelect, SelectCalls, TypedTable
 else:
     TypedTable = peewee.Table
 
@@ -259,8 +259,6 @@ if not TYPE_CHECKING:  # a checker has them from the .pyi file
     class AsyncManyToManyQuery(AsyncModelSelect, peewee.ManyToManyQuery):
         """What `student.courses` returns; in annotations with its model: `AsyncManyToManyQuery[Course]`."""
 
-    SelectCalls = AsyncModelSelect
-
 
 # The classes that are written out here; all others are made when Peewee builds the first of their kind.
 WRITTEN_OUT: dict[type, type] = {
@@ -280,12 +278,17 @@ R = TypeVar("R")
 M = TypeVar("M", bound=peewee.Model)
 
 
+if not TYPE_CHECKING:  # for the annotations below; Peewee's own class takes no [M] when the program runs
+    SelectCalls = AsyncModelSelect
+    PlainModelSelect = peewee.ModelSelect | AsyncModelSelect[M]
+
+
 @overload
 def prefetch(query: SelectCalls[R], *subqueries: Any, **options: Any) -> DualList[R]: ...
 
 
 @overload
-def prefetch(query: peewee.ModelSelect[M], *subqueries: Any, **options: Any) -> DualList[M]: ...
+def prefetch(query: PlainModelSelect[M], *subqueries: Any, **options: Any) -> DualList[M]: ...
 
 
 def prefetch(query: Any, *subqueries: Any, **options: Any) -> Any:

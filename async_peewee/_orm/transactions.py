@@ -26,12 +26,7 @@ from .._bridge.results import detached
 from .._errors import PoolClosed, TransactionFinished
 from .._eventloops import current_task, running_key
 from .._pool.worker import current_worker
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-    from .._typing.results import DualValue
-
+from .._typing.results import DualValue, Self
 
 F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
 P = ParamSpec("P")

@@ -29,6 +29,7 @@ from .results import (
 Database: TypeAlias = peewee.Database | peewee.Proxy
 T = TypeVar("T")
 M = TypeVar("M", bound=peewee.Model)
+PlainModelSelect: TypeAlias = peewee.ModelSelect[M]
 Row = TypeVar("Row", covariant=True)
 R = DefaultTypeVar("R", default=M, covariant=True)
 # What a query that writes returns: a count, a key, or the rows of RETURNING.

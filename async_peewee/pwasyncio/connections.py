@@ -14,10 +14,9 @@ from .._bridge.places import current_connection, on_loop_thread
 from .._errors import PoolClosed
 from .._orm.database import CLOSE_TIMEOUT, AsyncDatabase
 from .._orm.transactions import AsyncConnectionContext
+from .._typing.results import Self
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from .._typing.pwasyncio import PrefixedDatabase
 else:
     PrefixedDatabase = AsyncDatabase
