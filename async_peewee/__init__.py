@@ -3,6 +3,7 @@
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+from . import _public
 from ._bridge.calls import PendingCall as PendingCall
 from ._bridge.calls import aio as aio
 from ._bridge.connections import SharedConnection as SharedConnection
@@ -62,6 +63,9 @@ __all__ = [
     "connect",
     "prefetch",
 ]
+
+
+_public.name_module(globals())
 
 try:
     __version__ = version("async-peewee")

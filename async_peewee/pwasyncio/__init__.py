@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import peewee
 from peewee import *  # noqa: F403
 
+from .. import _public
 from .._bridge.calls import call_on_worker
 from .._bridge.connections import connections_of
 from .._bridge.dual import install_dual, pend_method
@@ -251,3 +252,6 @@ for _class, _names in [
 
 for _name in QUERY_NAMES:
     setattr(AsyncDatabaseMixin, _name, _of_query(_name))
+
+
+_public.name_module(globals())
