@@ -65,6 +65,15 @@ def test_the_core_knows_no_names_of_peewee_but_its_errors() -> None:
             assert "import peewee" not in path.read_text(encoding="utf-8"), name
 
 
+def test_what_stands_for_types_at_run_time_imports_nothing_of_the_package() -> None:
+    """So every module may import it: those above do not look at _typing."""
+    beside_a_stub = [path for path in PACKAGE.glob("_typing/*.py") if path.with_suffix(".pyi").exists()]
+    assert beside_a_stub
+    assert {path.name: imports_of(path) for path in beside_a_stub} == {
+        path.name: set() for path in beside_a_stub
+    }
+
+
 def circles() -> list[str]:
     """Return the ways from a module back to itself."""
     found: list[str] = []

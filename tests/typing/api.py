@@ -8,17 +8,14 @@ Each `type: ignore` stands for an error that both must report: an unused one is 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import peewee
 from peewee import fn
 from typing_extensions import assert_type
 
-from async_peewee import AsyncTable, aio, prefetch
+from async_peewee import AsyncModelSelect, AsyncTable, Rows, aio, prefetch
 from tests.typing.schema import Group, Tweet, User, db
-
-if TYPE_CHECKING:
-    from async_peewee import AsyncModelSelect, Rows
 
 # --- models ----------------------------------------------------------------------------
 

@@ -9,18 +9,14 @@ must report: an unused one is an error too.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 import peewee
 from typing_extensions import assert_type
 
-from async_peewee import AsyncDatabase, AsyncPostgresqlDatabase, AsyncSqliteDatabase, PoolStats, aio
+from async_peewee import AsyncDatabase, AsyncPostgresqlDatabase, AsyncSqliteDatabase, PoolStats, Rows, aio
 from tests.typing.schema import Tweet, User, db
-
-if TYPE_CHECKING:
-    from async_peewee import Rows
-
 
 # --- aio, run, blocking ------------------------------------------------------------------
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peewee import DateTimeField, ForeignKeyField, IntegerField, TextField
 
-from async_peewee import AsyncModel, AsyncSqliteDatabase, blocking
-
-if TYPE_CHECKING:
-    from async_peewee import AsyncManyToManyQuery, AsyncModelSelect
+from async_peewee import AsyncManyToManyQuery, AsyncModel, AsyncModelSelect, AsyncSqliteDatabase, blocking
 
 db = AsyncSqliteDatabase("app.db", pool_size=4, pragmas={"cache_size": -64000})
 
