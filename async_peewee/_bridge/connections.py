@@ -101,11 +101,7 @@ class Entry:
         """Raise if the block has ended, or runs on another event loop."""
         if self.problem:
             raise TransactionFinished(self.label, self.problem)
-        self.check_lease()
-
-    def check_lease(self) -> None:
-        """Raise if the connection serves others, or is another event loop's."""
-        if not self.lease.is_held:
+        if self.lease.state is not Lease.HELD:
             raise self.lease.end_error()
         if self.pool.loop.key is not running_key():
             raise peewee.InterfaceError(f"{self.lease.label} belongs to another event loop")

@@ -91,9 +91,6 @@ class GilTurns:
         if hasattr(time, "pthread_getcpuclockid"):
             self._clock = time.pthread_getcpuclockid(threading.get_ident())
 
-    def note_job(self) -> None:
-        self.progress += 1
-
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Let another worker have the turn while this one waits inside."""
@@ -149,10 +146,9 @@ class FreeTurns:
 
     def __init__(self) -> None:
         self.in_driver = False
+        self.progress = 0
 
     def start_clock(self) -> None: ...
-
-    def note_job(self) -> None: ...
 
     def take_spent(self) -> tuple[float, float]:
         return 0.0, 0.0

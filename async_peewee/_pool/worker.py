@@ -254,7 +254,7 @@ class Worker:
             job.error = error
         finally:
             self.interrupter.end()
-            self.turns.note_job()
+            self.turns.progress += 1
             # Whatever the function held (a cursor in a query) is let go on this thread.
             del function, context
 
