@@ -7,6 +7,7 @@ thread it is `async with`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import logging
@@ -110,7 +111,9 @@ class Block:
             await connections.call(lambda: entered.append(self.enter()), label, outer)
         except BaseException:
             if entered:  # cancelled when it was in already: Peewee's stack must not keep it
-                await connections.call_to_the_end(outer, self._undo)
+                # Else all of the transaction has been undone meanwhile.
+                with contextlib.suppress(PoolClosed, TransactionFinished):
+                    await connections.call_to_the_end(outer, self._undo)
             raise
         return Entry(outer.pool, outer.lease, label, require_task()), entered[0]
 
