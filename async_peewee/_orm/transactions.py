@@ -51,6 +51,8 @@ class Block:
     spelling = "block"
     # Who has entered the object and not left it; weakly, for an entry goes with its task.
     _entered: tuple[weakref.ReferenceType[Entry], ...] = ()
+    # Whether an entering uses this very object, from its first moment on.
+    _is_taken = False
 
     # -- synchronous: a worker, a plain thread ----------------------------------------
 
@@ -83,9 +85,14 @@ class Block:
     async def __aenter__(self) -> Any:
         frame = sys._getframe(1)
         # What Peewee notes on entry it notes in the object: a second task needs one of its own.
-        own = self._copy() if self._entered else self
+        own = self._copy() if self._is_taken else self
+        own._is_taken = True
         outer = self.db.connections.current()
-        entry, entered = await (own._enter_first() if outer is None else own._enter_nested(outer))
+        try:
+            entry, entered = await (own._enter_first() if outer is None else own._enter_nested(outer))
+        except BaseException:
+            own._is_taken = False
+            raise
         entry.block, entry.frame = own, id(frame)
         entry.may_be_dropped = bool(frame.f_code.co_flags & inspect.CO_ASYNC_GENERATOR)
         self._entered += (weakref.ref(entry),)
@@ -150,6 +157,8 @@ class Block:
         of_task = [entry for entry in entered if entry.task() is task]
         found = of_frame or of_task or entered
         left = found[-1] if found else None
+        if left is not None:
+            left.block._is_taken = False
         self._entered = tuple(weakref.ref(entry) for entry in entered if entry is not left)
         return left
 
