@@ -1,19 +1,23 @@
 """Take each guard out of a copy of the package, and see the test that is there for it fail.
 
-    python tests/reliability/mutations.py [name ...]
+    python tests/reliability/mutations.py [--part 1/4] [--minutes 10] [name ...]
 
 Not collected by pytest: it runs pytest itself, once for each mutation, on a copy. A mutation
-that no test notices, or an edit that does not fit the source any more, ends it with an error.
+that no test notices, or one that cannot be tried, ends it with an error, after all others: an
+edit that does not fit the source any more, or tests that are none.
 """
 
 # ruff: noqa: E501  (an edit shows best in one line)
 
 from __future__ import annotations
 
+import argparse
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -182,41 +186,75 @@ MUTATIONS = [
 ]
 
 
-def survives(mutation: Mutation) -> bool:
-    """Return True if no test notices the mutation; print what the first that does says."""
+# What pytest returns when a test failed. Anything else, no tests for one, shows nothing.
+NOTICED = 1
+
+# Some mutations let their test hang, which is noticed as well.
+HANGS = 90
+
+
+def complaint_about(mutation: Mutation) -> str:
+    """Return why a mutation is not known to be noticed, "" if it is; print what its test says."""
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
         copy = Path(folder) / "copy"
         ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache")
         shutil.copytree(ROOT, copy, ignore=ignored)
-        path = copy / "async_peewee" / mutation.file
-        source = path.read_text()
-        if source.count(mutation.old) != 1:
-            sys.exit(
-                f"{mutation.guard}: the edit fits {source.count(mutation.old)} places of {mutation.file}"
-            )
-        path.write_text(source.replace(mutation.old, mutation.new))
+        if fits := mutate(copy / "async_peewee" / mutation.file, mutation):
+            return fits
         command = (
-            f"{sys.executable} -m pytest -x -q -p no:cacheprovider --tb=line -m 'not slow' {mutation.tests}"
+            f"{sys.executable} -m pytest -x -q -p no:cacheprovider --tb=line -m 'not soak' {mutation.tests}"
         )
         try:
-            done = subprocess.run(command, shell=True, cwd=copy, capture_output=True, text=True, timeout=90)
+            done = subprocess.run(
+                command, shell=True, cwd=copy, capture_output=True, text=True, timeout=HANGS
+            )
         except subprocess.TimeoutExpired:
             print(f"  {mutation.tests}: hangs")
-            return False
-        lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR", "E  "))]
-        print(*[f"  {line}" for line in lines[:3]], sep="\n", flush=True)
-        return done.returncode == 0
+            return ""
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR", "E  "))]
+    print(*[f"  {line}" for line in lines[:3]], sep="\n", flush=True)
+    return "" if done.returncode == NOTICED else said_by(done.returncode)
 
 
-def main(names: list[str]) -> None:
-    chosen = [mutation for mutation in MUTATIONS if not names or mutation.guard in names]
-    survivors = []
+def mutate(path: Path, mutation: Mutation) -> str:
+    """Make the edit in a file, or return why it cannot be made."""
+    source = path.read_text() if path.exists() else ""
+    if (places := source.count(mutation.old)) != 1:
+        return f"the edit fits {places} places of {mutation.file}"
+    path.write_text(source.replace(mutation.old, mutation.new))
+    return ""
+
+
+def said_by(returned: int) -> str:
+    return "no test notices" if returned == 0 else f"pytest could not run its tests: {returned}"
+
+
+def share(part: str) -> list[Mutation]:
+    """Return one part of the list, "2/4" for the second of four; the parts together are all of it."""
+    found = re.fullmatch(r"(\d+)/(\d+)", part)
+    number, parts = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= number <= parts:
+        raise ValueError(f"{part!r} is no part like 1/4")
+    return MUTATIONS[number - 1 :: parts]
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="name", help="of guards; without any, all")
+    parser.add_argument("--part", type=share, default=MUTATIONS, help="1/4 is the first of four parts")
+    parser.add_argument("--minutes", type=float, default=60.0, help="none is begun after that")
+    options = parser.parse_args(arguments)
+    chosen = [mutation for mutation in options.part if not options.names or mutation.guard in options.names]
+    complaints = [] if chosen else ["nothing was chosen"]
+    end = time.monotonic() + options.minutes * 60
     for mutation in chosen:
+        if time.monotonic() > end:
+            print(f"{mutation.guard}: not tried, the time is over", flush=True)
+            continue
         print(mutation.guard, flush=True)
-        if survives(mutation):
-            survivors.append(mutation.guard)
-    if survivors or not chosen:
-        sys.exit(f"no test notices: {', '.join(survivors) or 'nothing was chosen'}")
+        if complaint := complaint_about(mutation):
+            complaints.append(f"{mutation.guard}: {complaint}")
+    sys.exit("\n".join(complaints) or None)
 
 
 if __name__ == "__main__":
