@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+# Each pool of a test checks its invariants at every step. Set before anything reads it.
+os.environ.setdefault("ASYNC_PEEWEE_CHECK", "1")
+
 from async_peewee import AsyncSqliteDatabase
+from tests import lanes
 from tests.kinds import IMPORTABLE
 from tests.support import Maker, Models, MySQLServer, Server, server_of_wheel, worker_threads
 
@@ -156,6 +160,20 @@ def no_thread_left() -> Iterator[None]:
             return
         threading.Event().wait(0.02)
     pytest.fail(f"threads left behind: {worker_threads()}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for lane, what in lanes.LANES.items():
+        config.addinivalue_line("markers", f"{lane}: {what}; `-m {lane}` runs it")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pycollect_makeitem(collector: pytest.Collector) -> Generator[None, Any, Any]:
+    """Put all cases of a test into their lanes, also where only one of them was asked for."""
+    made = yield
+    if isinstance(made, list):
+        lanes.assign(made, collector.config.rootpath)
+    return made
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -332,7 +332,7 @@ def test_a_program_does_what_it_does_in_plain_peewee(pair: Pair) -> None:
     compare_many(pair, PROGRAMS)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("pair", KINDS, indirect=True)
 def test_hundreds_of_programs_do(pair: Pair) -> None:
     """The same with a hundred programs for each database, in a soak with five hundred."""

@@ -36,7 +36,7 @@ async def test_all_rows_come_in_order(db: Any, count: int) -> None:
     assert db.stats().leased == 0
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 async def test_many_rows_in_flat_memory(make_database: Maker) -> None:
     """The peak of Python's memory while streaming stays below 10 MB; all rows would take 60 or more."""
     async with make_database() as database:

@@ -105,7 +105,7 @@ async def test_fifteen_cancelled_sleeps_on_a_pool_of_two(make_database: Maker, c
         assert (await database.execute_sql("SELECT 42")).fetchone() == (42,)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 async def test_no_innocent_query_is_hit(make_database: Maker) -> None:
     """A query of some milliseconds is cancelled at a random moment, the next one is unharmed.
 

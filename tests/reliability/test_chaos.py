@@ -26,7 +26,7 @@ SECONDS = float(os.environ.get("ASYNC_PEEWEE_TEST_CHAOS_SECONDS", "30" if SOAK e
 ACTORS = 12
 POOL = 4
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.soak
 
 
 class Chaos:

@@ -17,7 +17,7 @@ from async_peewee._drivers.statement_profiles import StatementProfile
 from tests.support import SOAK, Maker, Models
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.soak,
     pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="what a process uses is read in /proc"),
 ]
 

@@ -125,7 +125,7 @@ async def test_a_file_opened_for_reading_only_is_left_as_it_is(tmp_path: Path) -
             await database.execute_sql("INSERT INTO t VALUES (1)")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 async def test_32_writers_that_take_their_time(tmp_path: Path) -> None:
     """Each has 12 transactions with 20 ms inside: no error, no lost update, and nobody is starved."""
     writers, rounds = 32, 12
