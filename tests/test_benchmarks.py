@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import json
 import sys
 import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from benchmarks.clients import drive, drive_all
 from benchmarks.contenders import load
 from benchmarks.databases import sqlite_target
 from benchmarks.latency_proxy import start
-from benchmarks.measure import measure, percentile
+from benchmarks.measure import measure, measure_rate, percentile
 from benchmarks.processes import Process
 from benchmarks.report import markdown, tables, verdicts
 from benchmarks.results import Results, Spread
@@ -135,6 +138,31 @@ async def test_every_operation_that_is_counted_was_done(operation: str, contende
             assert target.counts()[WRITES[operation]] == figures["done"]
             target.clean()
             assert target.counts() == {"created": 0, "counted": 0}
+
+
+class Idle:
+    """A contender that has nothing to do."""
+
+    is_synchronous = True
+
+    @contextlib.asynccontextmanager
+    async def client(self) -> AsyncIterator[None]:
+        yield
+
+    async def leave(self) -> None:
+        pass
+
+
+def test_an_operation_is_measured_however_slow_the_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The while is over before the first client looks again: there are figures all the same."""
+    monkeypatch.setattr("benchmarks.clients.clock", itertools.count(step=10.0).__next__)
+
+    async def work(*args: object) -> None:
+        pass
+
+    figures = drive(measure_rate(Idle(), work, 1, 0.02))
+    assert figures["done"] == 2
+    assert figures["p50_ms"] > 0
 
 
 async def test_streaming_counts_all_rows() -> None:
