@@ -24,8 +24,8 @@ LANES = {
 DEFAULT_CELLS = {
     None: ("asyncio", "trio"),
     "sqlite": ("asyncio", "trio"),
-    "psycopg2": ("asyncio", "trio"),
-    "psycopg3": ("asyncio",),
+    "psycopg2": ("asyncio",),
+    "psycopg3": ("trio",),
     "pymysql": ("asyncio",),
 }
 
@@ -41,7 +41,7 @@ KINDS = {"sqlite3": "sqlite", "psycopg": "psycopg3", "aiosqlite": "sqlite"}
 THEIRS = ("asyncpg", "aiomysql")
 
 # The parameters of tests that say which database and which loop; others may have the same values.
-NAMES_OF_KINDS = ("make_database", "make_any", "kind", "driver", "models", "pair", "guarded_by_password")
+NAMES_OF_KINDS = ("make_database", "make_any", "kind", "driver", "models", "pair", "through_proxy")
 NAMES_OF_LOOPS = ("anyio_backend", "backend", "loop")
 
 

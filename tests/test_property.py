@@ -1,7 +1,7 @@
 """Random programs: what they do, return and raise is what plain Peewee does, returns and raises.
 
-How many for each database says ASYNC_PEEWEE_TEST_PROGRAMS; by default 25, and hundreds
-in the slow test.
+How many for each database says ASYNC_PEEWEE_TEST_PROGRAMS; by default 10, and hundreds
+in the soak.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LOOPS = {
     "trio": {"backend": "trio"},
 }
 HAD = sorted(loop for loop in LOOPS if find_spec(loop))
-PROGRAMS = int(os.environ.get("ASYNC_PEEWEE_TEST_PROGRAMS", "25"))
+PROGRAMS = int(os.environ.get("ASYNC_PEEWEE_TEST_PROGRAMS", "10"))
 
 
 class Boom(Exception):
