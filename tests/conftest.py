@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import threading
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
@@ -55,12 +57,18 @@ def postgresql_url() -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def postgresql_server(postgresql_url: str) -> Iterator[Server]:
+    """Return the schema that all tests of this process share: to make one takes longer than most tests."""
+    with contextlib.closing(Server(postgresql_url)) as server:
+        yield server
+
+
 @pytest.fixture
-def server(postgresql_url: str) -> Iterator[Server]:
-    """Return a schema on a real PostgreSQL server, dropped after the test."""
-    server = Server(postgresql_url)
-    yield server
-    server.close()
+def server(postgresql_server: Server) -> Iterator[Server]:
+    """Return a schema on a real PostgreSQL server, emptied after the test."""
+    yield postgresql_server
+    postgresql_server.empty()
 
 
 @pytest.fixture(scope="session")
@@ -73,13 +81,19 @@ def contrib_url() -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def hstore_server(contrib_url: str) -> Iterator[Server]:
+    """Return the schema on that server that all tests of this process share."""
+    with contextlib.closing(Server(contrib_url)) as server:
+        yield server
+
+
 @pytest.fixture
-def contrib_server(contrib_url: str) -> Iterator[Server]:
-    """Return a schema on that server, hstore in it, dropped after the test."""
-    server = Server(contrib_url)
-    server.query(f"CREATE EXTENSION hstore SCHEMA {server.name}")
-    yield server
-    server.close()
+def contrib_server(hstore_server: Server) -> Iterator[Server]:
+    """Return a schema on that server, hstore in it, emptied after the test."""
+    hstore_server.query(f"CREATE EXTENSION hstore SCHEMA {hstore_server.name}")
+    yield hstore_server
+    hstore_server.empty()
 
 
 @pytest.fixture(scope="session")
@@ -96,12 +110,18 @@ def mysql_parameters() -> dict[str, Any]:
     return parameters
 
 
+@pytest.fixture(scope="session")
+def mariadb_server(mysql_parameters: dict[str, Any]) -> Iterator[MySQLServer]:
+    """Return the database on it that all tests of this process share."""
+    with contextlib.closing(MySQLServer(mysql_parameters)) as server:
+        yield server
+
+
 @pytest.fixture
-def mysql_server(mysql_parameters: dict[str, Any]) -> Iterator[MySQLServer]:
-    """Return a database on a real MySQL or MariaDB server, dropped after the test."""
-    server = MySQLServer(mysql_parameters)
-    yield server
-    server.close()
+def mysql_server(mariadb_server: MySQLServer) -> Iterator[MySQLServer]:
+    """Return a database on a real MySQL or MariaDB server, emptied after the test."""
+    yield mariadb_server
+    mariadb_server.empty()
 
 
 KINDS = ["sqlite", "psycopg2", "psycopg3", "pymysql"]
@@ -165,6 +185,9 @@ def no_thread_left() -> Iterator[None]:
 def pytest_configure(config: pytest.Config) -> None:
     for lane, what in lanes.LANES.items():
         config.addinivalue_line("markers", f"{lane}: {what}; `-m {lane}` runs it")
+    # A shell has what it starts in the background ignore Ctrl-C, and so would the tests' programs.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import tempfile
 import threading
+import time
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -20,26 +20,47 @@ import pytest
 
 from async_peewee import AsyncDatabase, AsyncModel
 from tests.kinds import ALL, class_of
+from tests.watchdog import watched
+
+# Nothing that tests write has to survive a loss of power. It does survive that the server is killed,
+# so each COMMIT still waits until it is written.
+RELAXED = "".join(f"ALTER SYSTEM SET {name} = off;\n" for name in ("fsync", "full_page_writes"))
+
+
+@contextlib.contextmanager
+def run_wheel(module: str) -> Iterator[Any]:
+    """Run the PostgreSQL server of an installed wheel; it ends with this process, however that ends."""
+    with warnings.catch_warnings():  # one of them would like to have XDG_RUNTIME_DIR set
+        warnings.simplefilter("ignore")
+        wheel = pytest.importorskip(module, reason=f"no PostgreSQL is given, and no {module} is installed")
+    # Not in pytest's own folder: another run of pytest takes the server's user the right to
+    # enter that, or clears it, while this one goes on.
+    folder = Path(tempfile.mkdtemp(prefix="async_peewee-"))
+    with watched(folder):
+        server = wheel.get_server(folder)
+        try:
+            server.psql(RELAXED + "SELECT pg_reload_conf();")
+            yield server
+        finally:
+            server.cleanup()
 
 
 @contextlib.contextmanager
 def server_of_wheel(module: str) -> Iterator[str]:
-    """Run the PostgreSQL server of an installed wheel and give its URL."""
-    with warnings.catch_warnings():  # one of them would like to have XDG_RUNTIME_DIR set
-        warnings.simplefilter("ignore")
-        wheel = pytest.importorskip(module, reason=f"no PostgreSQL is given, and no {module} is installed")
-    # Not in pytest's own folder: another run of pytest may clear that while this one goes on.
-    folder = Path(tempfile.mkdtemp(prefix="async_peewee-"))
-    server = wheel.get_server(folder)
-    try:
+    """Run such a server and give its URL."""
+    with run_wheel(module) as server:
         yield server.get_uri()
-    finally:
-        server.cleanup()
-        shutil.rmtree(folder, ignore_errors=True)
+
+
+# Whatever is in a schema depends on it: tables, types, functions, extensions.
+HAS_POSTGRESQL = """
+    SELECT 1 FROM pg_depend
+    WHERE refclassid = 'pg_namespace'::regclass AND refobjid = %s::regnamespace LIMIT 1
+"""
 
 
 class Server:
-    """A PostgreSQL server seen from outside: a schema of the test's own, and who is connected."""
+    """A PostgreSQL server seen from outside: a schema of the tests' own, and who is connected."""
 
     def __init__(self, url: str) -> None:
         import psycopg2
@@ -74,16 +95,24 @@ class Server:
     def connect_params(self) -> dict[str, Any]:
         return {"application_name": self.name, "options": f"-c search_path={self.name}"}
 
+    def empty(self) -> None:
+        """End the connections that a test has left, and leave nothing of it in the schema."""
+        end_all(self)
+        if self.query(HAS_POSTGRESQL, self.name):
+            self.query(f"DROP SCHEMA {self.name} CASCADE; CREATE SCHEMA {self.name}")
+
     def close(self) -> None:
-        self.query(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s", self.name
-        )
+        end_all(self)
         self.query(f"DROP SCHEMA {self.name} CASCADE")
         self._connection.close()
 
 
+# What MySQL says to a KILL of a connection that has ended by itself.
+NO_SUCH_THREAD = 1094
+
+
 class MySQLServer:
-    """A MySQL or MariaDB server seen from outside: a database of the test's own, and who is connected."""
+    """A MySQL or MariaDB server seen from outside: a database of the tests' own, and who is connected."""
 
     def __init__(self, parameters: dict[str, Any]) -> None:
         import pymysql
@@ -91,6 +120,7 @@ class MySQLServer:
         self.name = f"t{uuid.uuid4().hex[:12]}"
         self.url = "mysql://{user}:{password}@{host}:{port}".format(**parameters)
         self._parameters = parameters
+        self._error = pymysql.err.OperationalError
         self._connection = pymysql.connect(**parameters, autocommit=True)
         self.query(f"CREATE DATABASE {self.name}")
 
@@ -112,11 +142,43 @@ class MySQLServer:
         return dict(self._parameters)
 
     def kill(self, number: int) -> None:
-        self.query(f"KILL {number}")
+        try:
+            self.query(f"KILL {number}")
+        except self._error as error:
+            if error.args[0] != NO_SUCH_THREAD:
+                raise
+
+    def empty(self) -> None:
+        """End the connections that a test has left, and leave nothing of it in the database."""
+        end_all(self)
+        if self.query(HAS_MYSQL, self.name, self.name, self.name):
+            self.query(f"DROP DATABASE {self.name}")
+            self.query(f"CREATE DATABASE {self.name}")
 
     def close(self) -> None:
+        end_all(self)
         self.query(f"DROP DATABASE {self.name}")
         self._connection.close()
+
+
+# What may be in a database, besides what belongs to a table.
+HAS_MYSQL = """
+    SELECT 1 FROM information_schema.tables WHERE table_schema = %s
+    UNION ALL SELECT 1 FROM information_schema.routines WHERE routine_schema = %s
+    UNION ALL SELECT 1 FROM information_schema.events WHERE event_schema = %s
+    LIMIT 1
+"""
+
+
+def end_all(server: Server | MySQLServer, seconds: float = 10.0) -> None:
+    """End the connections of a test's database objects: the next test must not count them."""
+    end = time.monotonic() + seconds
+    while left := server.backends():
+        for number in left:
+            server.kill(number)
+        if time.monotonic() > end:
+            pytest.fail(f"connections that do not end: {left}")
+        time.sleep(0.01)
 
 
 class Maker:
