@@ -69,6 +69,7 @@ class Server:
         self.name = f"t{uuid.uuid4().hex[:12]}"
         self._connection = psycopg2.connect(url)
         self._connection.autocommit = True
+        self.query("SET lock_timeout = '20s'")  # to fail is better than to hang
         self.query(f"CREATE SCHEMA {self.name}")
 
     def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
@@ -122,6 +123,7 @@ class MySQLServer:
         self._parameters = parameters
         self._error = pymysql.err.OperationalError
         self._connection = pymysql.connect(**parameters, autocommit=True)
+        self.query("SET lock_wait_timeout = 20")
         self.query(f"CREATE DATABASE {self.name}")
 
     def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
