@@ -20,7 +20,7 @@ from tests.support import SOAK, Maker, run_wheel, wait_until, worker_threads
 
 # One run lasts until so much is done: a busy machine takes longer, and shows the same. A soak is
 # longer.
-TRANSFERS = 2000 if SOAK else 200
+TRANSFERS = 1000 if SOAK else 200
 CANCELLED = 500 if SOAK else 50
 KILLED = 100 if SOAK else 10
 RESTARTS = 5 if SOAK else 1
