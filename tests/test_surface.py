@@ -111,7 +111,7 @@ ANSWERS = {
         after_commit in_transaction is_closed top_transaction transaction_depth
         atomic connection_context manual_commit savepoint transaction
         connect close init dispose
-    """,  # test_connections, test_transactions, test_pool; dispose() is about the thread's own connection
+    """,  # test_connections, test_transactions, tests/pool; dispose() is about the thread's own connection
     # Kept for the connections to come; those that are open take it when they are next used, or
     # the call is refused while some are.
     "SqliteDatabase": """

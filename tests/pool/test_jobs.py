@@ -32,8 +32,8 @@ class Thing:
 def test_a_new_job_waits_and_asks_for_nothing() -> None:
     new = job()
     assert new.state is State.QUEUED
-    assert (new.pin, new.unpin, new.pinned, new.interrupted) == (False, False, False, False)
-    assert (new.worker, new.gate, new.parker, new.finished) == (None, None, None, None)
+    assert (new.takes_lease, new.ends_lease, new.interrupted, new.deadline) == (False, False, False, 0.0)
+    assert (new.worker, new.lease, new.write_lock, new.parker, new.finished) == (None,) * 5
 
 
 def test_an_outcome_is_the_result_and_is_let_go() -> None:
@@ -93,11 +93,12 @@ def drained(queue: JobQueue) -> list[str]:
     taken = []
     while (one := queue.pop()) is not None:
         taken.append(one.label)
-        queue.take(one)
+        queue.leave(one, State.RUNNING)
     return taken
 
 
 def test_first_come_first_served() -> None:
+    """And each counts as long as it waits."""
     queue, _ = filled("a", "b", "c")
     assert (queue.waiting, queue.ready) == (3, 3)
     assert drained(queue) == ["a", "b", "c"]
@@ -128,19 +129,21 @@ def test_one_that_has_to_go_back_is_first_again() -> None:
 
 
 def test_one_that_waits_elsewhere_counts_and_is_given_to_no_worker() -> None:
-    """At the write gate: its clock runs, and starts once only."""
+    """At the write lock: its clock runs, and starts once only."""
     queue = JobQueue(30)
     writer = job("writer")
-    queue.wait(writer)
+    queue.start_clock(writer)
+    writer.state = State.AT_LOCK
     deadline = writer.deadline
     assert (queue.waiting, queue.ready, queue.pop()) == (1, 0, None)
-    queue.put(writer)
+    queue.put_back(writer)
     assert (queue.waiting, queue.ready, writer.deadline) == (1, 1, deadline)
     assert drained(queue) == ["writer"]
     assert queue.waiting == 0
 
 
 def test_a_deadline_is_acquire_timeout_from_now() -> None:
+    """From when the job began to wait."""
     before = time.monotonic()
     queue, jobs = filled("a", acquire_timeout=5)
     assert before + 5 <= jobs[0].deadline <= time.monotonic() + 5
@@ -150,11 +153,11 @@ def test_a_deadline_is_acquire_timeout_from_now() -> None:
 def test_a_job_that_never_waited_has_no_deadline() -> None:
     """Taken or dropped, it leaves the count of those who wait alone."""
     queue, _ = filled("a")
-    at_once, pinned = job("at once"), job("pinned")
-    queue.take(at_once)
-    queue.drop(pinned)
+    at_once, leased = job("at once"), job("leased")
+    queue.leave(at_once, State.RUNNING)
+    queue.drop(leased)
     assert queue.waiting == 1
-    assert (at_once.state, pinned.state) == (State.TAKEN, State.DROPPED)
+    assert (at_once.state, leased.state) == (State.RUNNING, State.DROPPED)
 
 
 def with_deadlines(*deadlines: float) -> tuple[JobQueue, list[Job]]:
@@ -164,7 +167,16 @@ def with_deadlines(*deadlines: float) -> tuple[JobQueue, list[Job]]:
     return queue, jobs
 
 
+def test_the_one_that_has_waited_longest_is_dropped_first() -> None:
+    """It gets the error of a connection that could not be had; where nobody waits, nobody does."""
+    queue, jobs = filled("a", "b")
+    queue.drop(jobs[0])
+    assert (queue.drop_first(), queue.drop_first()) == (jobs[1], None)
+    assert queue.waiting == 0
+
+
 def test_the_overdue_are_dropped_in_order_and_the_others_stay() -> None:
+    """All that are due by then, and none else."""
     queue, _ = with_deadlines(1, 2, 2, 3)
     assert queue.drop_overdue(0.5) == []
     assert labels(queue.drop_overdue(2)) == ["due 1", "due 2", "due 2"]
@@ -178,10 +190,10 @@ def test_what_is_not_in_the_queue_any_more_is_never_overdue() -> None:
     queue, jobs = with_deadlines(1, 2, 3, 4)
     queue.drop(jobs[1])
     assert queue.pop() is jobs[0]
-    queue.take(jobs[0])
+    queue.leave(jobs[0], State.RUNNING)
     assert queue.next_deadline() == 3
     assert labels(queue.drop_overdue(10)) == ["due 3", "due 4"]
-    assert [one.state for one in jobs] == [State.TAKEN, *[State.DROPPED] * 3]
+    assert [one.state for one in jobs] == [State.RUNNING, *[State.DROPPED] * 3]
 
 
 def test_the_next_deadline_is_that_of_one_who_still_waits() -> None:
@@ -196,10 +208,10 @@ def test_the_next_deadline_is_that_of_one_who_still_waits() -> None:
 
 
 def test_all_are_dropped_at_the_end() -> None:
-    """Those at the write gate as well."""
+    """Those at the write lock as well."""
     queue, _ = filled("a", "b")
-    queue.wait(job("at the gate"))
-    assert labels(queue.drop_all()) == ["a", "b", "at the gate"]
+    queue.start_clock(job("at the lock"))
+    assert labels(queue.drop_all()) == ["a", "b", "at the lock"]
     assert (queue.waiting, queue.pop(), queue.next_deadline()) == (0, None, None)
 
 
@@ -219,6 +231,7 @@ def test_whatever_happens_the_count_is_right_and_the_order_kept(seed: int) -> No
             one = queue.pop()
             assert one is (waiting.pop(0) if waiting else None)
             if one is not None:
-                queue.take(one)
+                queue.leave(one, State.RUNNING)
+        queue.check()
         assert queue.waiting == len(waiting)
         assert queue.next_deadline() == (waiting[0].deadline if waiting else None)

@@ -1,4 +1,4 @@
-"""The crew of a pool without a database: workers that retire, close(), loops and runs that end."""
+"""How workers end: those that retire, close(), loops and runs that end, dismissal."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from typing import Any
 import anyio
 import pytest
 
-from async_peewee import PoolClosed
+from async_peewee import PoolClosed, TransactionFinished
 from async_peewee._pool import worker
-from async_peewee._pool.jobs import Job
 from async_peewee._pool.worker import current_worker
 from tests.fakes import Blocker, FakePool, all_running, until_interrupted
 from tests.support import on_asyncio, wait_until, worker_threads
@@ -30,7 +29,7 @@ async def test_idle_workers_retire_down_to_the_minimum(monkeypatch: pytest.Monke
         for blocker in await all_running(fake, 4):
             blocker.end.set()
         await wait_until(lambda: fake.pool.stats().workers == 1)
-        assert sum("close" in driver.calls for driver in fake.connections) == 3
+        assert sum("close" in connection.calls for connection in fake.connections) == 3
         assert await fake.run(lambda: 42) == 42
 
 
@@ -48,14 +47,16 @@ async def test_idle_workers_that_look_at_once_leave_the_minimum(monkeypatch: pyt
         await wait_until(lambda: fake.pool.stats().workers == 2)
 
 
-async def test_a_pinned_worker_does_not_retire(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_leased_worker_does_not_retire(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long its block does nothing."""
     monkeypatch.setattr(worker, "TICK", 0.01)
     async with FakePool(pool_size=2, pool_min_size=0, idle_timeout=0.02) as fake:
-        held = await fake.run(current_worker, pin=True)
+        lease = await fake.lease()
         blocker = (await all_running(fake, 1))[0]
         blocker.end.set()
         await wait_until(lambda: fake.pool.stats().workers == 1)
-        assert await fake.run(current_worker, worker=held, unpin=True) is held
+        held = lease.worker
+        assert await fake.end(lease, current_worker) is held
         await wait_until(lambda: fake.pool.stats().workers == 0)
         assert await fake.run(lambda: 42) == 42
 
@@ -111,12 +112,13 @@ async def test_a_pool_that_closes_hires_nobody() -> None:
 
 
 async def test_a_cancelled_close_interrupts_and_still_leaves_nothing() -> None:
+    """The cancellation goes on when the last thread has ended."""
     fake = FakePool(pool_size=1)
     await fake.run(lambda: None)
-    driver = fake.connections[0]
+    connection = fake.connections[0]
 
     async def call() -> None:
-        await fake.run(lambda: driver.interrupts.acquire(timeout=10))
+        await fake.run(lambda: connection.interrupts.acquire(timeout=10))
 
     async with anyio.create_task_group() as group:
         group.start_soon(call)
@@ -125,13 +127,14 @@ async def test_a_cancelled_close_interrupts_and_still_leaves_nothing() -> None:
             await fake.pool.close(10)
         assert scope.cancelled_caught
         assert worker_threads() == []
-    assert "close" in driver.calls
+    assert "close" in connection.calls
 
 
 async def test_close_interrupts_what_has_not_ended_in_time() -> None:
+    """And waits for it."""
     fake = FakePool(pool_size=1)
     ended = threading.Event()
-    fake.pool.submit(Job(lambda: (until_interrupted(), ended.set()), "slow"))
+    fake.submit(lambda: (until_interrupted(), ended.set()))
     await wait_until(lambda: fake.pool.stats().busy == 1)
     with anyio.fail_after(5):
         assert await fake.pool.close(0.05)
@@ -142,18 +145,18 @@ async def test_close_interrupts_what_has_not_ended_in_time() -> None:
 async def test_a_block_may_end_while_the_pool_closes() -> None:
     """Its calls run, a new block's do not; with its end the pool is closed."""
     fake = FakePool(pool_size=2)
-    worker = await fake.run(current_worker, pin=True)
+    lease = await fake.lease()
     async with anyio.create_task_group() as group:
         group.start_soon(fake.pool.close, 10)
         await wait_until(lambda: fake.pool.is_closed)
-        assert await fake.run(lambda: 42, worker=worker) == 42
+        assert await fake.run(lambda: 42, lease=lease) == 42
         with pytest.raises(PoolClosed):
             await fake.run(lambda: 42)
-        await fake.run(lambda: None, worker=worker, unpin=True)
+        await fake.end(lease)
     assert fake.connections[0].calls[-2:] == ["clean_up", "close"]
     assert worker_threads() == []
-    with pytest.raises(PoolClosed):
-        await fake.run(lambda: 42, worker=worker)
+    with pytest.raises(TransactionFinished):
+        await fake.run(lambda: 42, lease=lease)
 
 
 @on_asyncio
@@ -174,6 +177,7 @@ async def test_close_withstands_task_cancel(anyio_backend: Any) -> None:
 
 
 async def test_a_pool_that_was_never_used_closes() -> None:
+    """Nobody is waited for."""
     fake = FakePool()
     with anyio.fail_after(5):
         assert await fake.pool.close(30)
@@ -189,11 +193,11 @@ def closed_loop(main: Callable[[], Any]) -> None:
 @pytest.mark.parametrize(
     "run", [closed_loop, *(partial(anyio.run, backend=name) for name in BACKENDS)], ids=["close", *BACKENDS]
 )
-@pytest.mark.parametrize("is_pinned", [False, True])
+@pytest.mark.parametrize("is_leased", [False, True])
 def test_a_loop_that_ends_without_close_takes_its_workers_along(
-    monkeypatch: pytest.MonkeyPatch, run: Callable[[Any], None], is_pinned: bool
+    monkeypatch: pytest.MonkeyPatch, run: Callable[[Any], None], is_leased: bool
 ) -> None:
-    """They close their connections; pinned by a block that nobody leaves any more, too."""
+    """They close their connections; leased by a block that nobody leaves any more, too."""
     monkeypatch.setattr(worker, "TICK", 0.02)
     fakes: list[FakePool] = []
 
@@ -202,16 +206,15 @@ def test_a_loop_that_ends_without_close_takes_its_workers_along(
         for blocker in await all_running(fakes[0], 2):
             blocker.end.set()
         await wait_until(lambda: fakes[0].pool.stats().idle == 2)
-        await fakes[0].run(lambda: None, pin=is_pinned)
+        if is_leased:
+            await fakes[0].lease()
 
     run(main)
     end = time.monotonic() + 5
     while worker_threads() and time.monotonic() < end:
         time.sleep(0.01)
     assert worker_threads() == []
-    assert [driver.calls[-1] for driver in fakes[0].connections] == ["close", "close"]
-    # A writer that waited at the gate for them passes it on: other loops wait there too.
-    assert not fakes[0].pool._admit(Job(lambda: None, "writer"))
+    assert [connection.calls[-1] for connection in fakes[0].connections] == ["close", "close"]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -221,7 +224,7 @@ def test_a_run_that_ends_interrupts_what_still_runs(backend: str) -> None:
 
     async def main() -> None:
         fakes.append(FakePool())
-        fakes[0].pool.submit(Job(until_interrupted, "forgotten"))
+        fakes[0].submit(until_interrupted)
         await wait_until(lambda: fakes[0].pool.stats().busy == 1)
 
     anyio.run(main, backend=backend)
