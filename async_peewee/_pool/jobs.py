@@ -141,10 +141,8 @@ class JobQueue:
         # so the order of arrival is the order of the deadlines.
         self._deadlines: deque[Job] = deque()
         self.waiting = 0
-
-    def count_ready(self) -> int:
-        """Return how many jobs wait for a worker; dropped ones may be among them."""
-        return len(self._ready) + len(self._returned)
+        # How many of them wait for a worker.
+        self.ready = 0
 
     def start_clock(self, job: Job) -> None:
         """Count a job that cannot run now among those that wait."""
@@ -158,11 +156,13 @@ class JobQueue:
         job.state = State.QUEUED
         self.start_clock(job)
         self._ready.append(job)
+        self.ready += 1
 
     def put_back(self, job: Job) -> None:
         """Let a job wait for a worker again, in front of those that have not been asked yet."""
         job.state = State.QUEUED
         self._returned.append(job)
+        self.ready += 1
 
     def pop(self) -> Job | None:
         """Return the first job that still wants a worker."""
@@ -170,6 +170,7 @@ class JobQueue:
             while jobs:
                 job = jobs.popleft()
                 if job.state is State.QUEUED:
+                    self.ready -= 1
                     return job
         return None
 
@@ -183,6 +184,8 @@ class JobQueue:
 
     def drop(self, job: Job) -> None:
         """Note that the job will never run."""
+        if job.state is State.QUEUED and job.deadline:
+            self.ready -= 1
         self.leave(job, State.DROPPED)
         job.function = None
 
@@ -218,5 +221,7 @@ class JobQueue:
         """Fail unless the count is what counting gives."""
         waiting = [job for job in self._deadlines if job.deadline]
         assert self.waiting == len(waiting), f"{self.waiting} are counted, {len(waiting)} wait"
+        ready = sum(job.state is State.QUEUED for job in waiting)
+        assert self.ready == ready, f"{self.ready} are counted for a worker, {ready} wait for one"
         for job in waiting:
             assert job.state in (State.QUEUED, State.AT_LOCK), f"{job.label} waits and {job.state.value}"

@@ -114,7 +114,7 @@ class Scheduler:
                 return actions
         elif self.is_closing:
             raise PoolClosed(self.name)
-        elif not self.idle or self._gil.free <= 0 or self._queue.waiting:
+        elif not self.idle or self._gil.free <= 0 or self._queue.ready:
             self._check_room(job)
             self._queue.put(job)
             self._dispatch(actions)
@@ -466,8 +466,10 @@ class Scheduler:
 
     def _hire(self, actions: Actions) -> None:
         """Add workers if they would find work, and the pool may have more."""
-        waiting = self._queue.count_ready()
-        if not waiting or self.idle or self.is_closing or time.monotonic() < self._no_growth_until:
+        waiting = self._queue.ready
+        if not waiting or self.idle or self.is_closing:
+            return
+        if self.workers and time.monotonic() < self._no_growth_until:
             return
         # One at a time where connecting is computing: it may be done with all before another comes.
         most = waiting if self._opens_slowly else 1
