@@ -224,7 +224,7 @@ async def test_a_worker_that_is_lost_takes_its_lease_along() -> None:
             await fake.run(nothing, lease=lease)
         blocker.end.set()
         await wait_until(lambda: lease.state is Lease.ENDED)
-        with pytest.raises(TransactionFinished):
+        with pytest.raises(PoolClosed):
             await fake.end(lease)
         assert (errors, fake.pool.stats().leased) == ([], 0)
         assert await fake.run(lambda: 42) == 42

@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
+from async_peewee import PoolTimeout
 from async_peewee._pool import scheduler
 from async_peewee._pool.jobs import State
 from async_peewee._pool.worker import Worker
@@ -179,6 +180,16 @@ async def test_a_call_that_is_overdue_gets_the_error_of_the_connection_that_fail
             await fake.run(nothing)
         assert caught.value is not server.error
         assert fake.pool.stats().timed_out == 1
+
+
+async def test_a_call_that_is_overdue_before_anybody_could_connect_is_told_so() -> None:
+    """No pool size and no holder in it: the server has not answered."""
+    server = Server()
+    async with FakePool(server.connection, pool_size=2, acquire_timeout=0.1) as fake:
+        server.answers.clear()
+        with pytest.raises(PoolTimeout, match="no connection of fake was open within 0.1 s"):
+            await fake.run(nothing)
+        server.answers.set()
 
 
 async def test_a_worker_that_is_stopped_while_it_connects_takes_no_job() -> None:
