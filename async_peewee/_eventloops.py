@@ -55,8 +55,11 @@ class EventLoop(Protocol):
     def is_closed(self) -> bool:
         """Return True when the loop will never run again; from any thread."""
 
-    def spawn(self, function: Callable[[], Awaitable[None]], name: str) -> None:
-        """Run `function` in a task of its own, beside and outlasting the current one."""
+    def spawn(self, function: Callable[[], Awaitable[None]], name: str, never_began: Callback) -> None:
+        """Run `function` in a task of its own, beside and outlasting the current one.
+
+        `never_began` is called instead where the task is cancelled before it begins.
+        """
 
 
 def running_key() -> Any:
@@ -153,9 +156,18 @@ class AsyncioLoop:
     def is_closed(self) -> bool:
         return bool(self.key.is_closed())
 
-    def spawn(self, function: Callable[[], Awaitable[None]], name: str) -> None:
+    def spawn(self, function: Callable[[], Awaitable[None]], name: str, never_began: Callback) -> None:
+        has_begun = False
+
         async def run() -> None:
+            nonlocal has_begun
+            has_begun = True
             await function()
+
+        def note_end(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if not has_begun:
+                never_began()
 
         # In an empty context: the task outlives the caller, so it must not keep the
         # caller's variables alive.
@@ -164,7 +176,7 @@ class AsyncioLoop:
         # which its worker thread has cleaned up after by itself.
         task._log_destroy_pending = False  # type: ignore[attr-defined]
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(note_end)
 
 
 class AsyncioParker:
@@ -226,12 +238,13 @@ class TrioLoop:
                 await anyio.sleep(pause)
                 pause = function()
 
-        self.spawn(run, "async_peewee timer")
+        self.spawn(run, "async_peewee timer", _nothing)
 
     def is_closed(self) -> bool:
         return not self.wake(_nothing)
 
-    def spawn(self, function: Callable[[], Awaitable[None]], name: str) -> None:
+    def spawn(self, function: Callable[[], Awaitable[None]], name: str, never_began: Callback) -> None:
+        # A task of trio always begins, cancelled or not.
         async def run() -> None:
             try:
                 await function()

@@ -28,7 +28,9 @@ class WorkerThreads:
 
     def hire(self, worker: Worker) -> None:
         """Get a thread for a worker."""
-        self._loop.spawn(partial(self._own, worker), f"{worker.name}, its owner")
+        self._loop.spawn(
+            partial(self._own, worker), f"{worker.name}, its owner", partial(self._dismiss, worker)
+        )
 
     async def _own(self, worker: Worker) -> None:
         """See a worker through its whole life, in a task of its own."""

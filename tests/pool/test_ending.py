@@ -15,6 +15,7 @@ import pytest
 
 from async_peewee import PoolClosed, TransactionFinished
 from async_peewee._pool import worker
+from async_peewee._pool.jobs import State
 from async_peewee._pool.worker import current_worker
 from tests.fakes import Blocker, FakePool, all_running, until_interrupted
 from tests.support import on_asyncio, wait_until, worker_threads
@@ -231,3 +232,16 @@ def test_a_run_that_ends_interrupts_what_still_runs(backend: str) -> None:
     assert worker_threads() == []
     assert "interrupt" in fakes[0].connections[0].calls
     assert fakes[0].connections[0].calls[-1] == "close"
+
+
+@on_asyncio
+async def test_a_worker_whose_owner_is_cancelled_before_it_begins_is_gone(anyio_backend: Any) -> None:
+    """As asyncio.run cancels every task at its end; who waits then gets another worker, or closes."""
+    fake = FakePool(pool_size=1)
+    job = fake.submit(lambda: 42)
+    await asyncio.sleep(0)
+    owners = [task for task in asyncio.all_tasks() if task.get_name() == "fake worker 1, its owner"]
+    owners[0].cancel()
+    await wait_until(lambda: job.state is State.DONE)
+    assert job.outcome() == 42
+    await fake.pool.close(5)
