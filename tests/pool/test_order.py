@@ -162,7 +162,7 @@ async def test_while_one_waits_another_runs_and_the_first_goes_on_before_new_cal
             group.start_soon(fake.run, lambda: order.append("third"))
             await wait_until(lambda: fake.pool.stats().waiting == 1)
             may_return.set()
-            returning = fake.pool._scheduler._gil._returning
+            returning = fake.pool._scheduler._gil.returning
             await wait_until(lambda: len(returning) == 1)
             assert order == []
             second.end.set()

@@ -12,7 +12,7 @@ import pytest
 
 from async_peewee._pool import write_lock
 from async_peewee._pool.jobs import State
-from async_peewee._pool.write_lock import WriteLock, write_lock_for
+from async_peewee._pool.write_lock import Waiter, WriteLock, write_lock_for
 from tests.fakes import FakePool, all_running, nothing
 from tests.support import wait_until
 
@@ -21,9 +21,14 @@ def never() -> bool:
     return False
 
 
+def acquire(lock: WriteLock, grant: Callable[[], bool]) -> bool:
+    """Take a lock, or have `grant` called when it is to be had."""
+    return lock.acquire(Waiter(lambda job: grant()))
+
+
 def held_lock() -> WriteLock:
     lock = WriteLock()
-    assert lock.acquire(never)
+    assert acquire(lock, never)
     return lock
 
 
@@ -51,7 +56,7 @@ def test_a_free_lock_is_acquired_at_once() -> None:
     lock = WriteLock()
     calls: list[str] = []
     assert not lock.is_held
-    assert lock.acquire(lambda: (calls.append("granted"), True)[1])
+    assert acquire(lock, lambda: (calls.append("granted"), True)[1])
     assert lock.is_held
     lock.release()
     assert not lock.is_held
@@ -63,7 +68,7 @@ def test_grants_come_in_order_and_dead_ones_are_skipped() -> None:
     granted: list[str] = []
 
     def asks(name: str, *, wanted: bool = True) -> bool:
-        return lock.acquire(lambda: (granted.append(name), wanted)[1])
+        return acquire(lock, lambda: (granted.append(name), wanted)[1])
 
     assert not asks("second")
     assert not asks("dead", wanted=False)
@@ -80,7 +85,7 @@ def test_grants_come_in_order_and_dead_ones_are_skipped() -> None:
 
 def test_a_lock_that_nobody_wants_any_more_is_free() -> None:
     lock = held_lock()
-    assert not lock.acquire(lambda: False)
+    assert not acquire(lock, lambda: False)
     lock.release()
     assert not lock.is_held
 
@@ -93,10 +98,10 @@ def test_a_grant_may_use_the_lock_itself() -> None:
     def declines() -> bool:
         steps.append("declined")
         assert lock.is_held  # it is being handed over, and nobody may slip in
-        assert not lock.acquire(lambda: (steps.append("granted"), True)[1])
+        assert not acquire(lock, lambda: (steps.append("granted"), True)[1])
         return False
 
-    assert not lock.acquire(declines)
+    assert not acquire(lock, declines)
     run_in_threads([lock.release])
     assert steps == ["declined", "granted"]
 
@@ -107,7 +112,7 @@ def test_a_thread_that_gives_up_is_not_granted_the_lock_later() -> None:
     assert not lock.acquire_blocking(0.01, never)
     assert not lock.acquire_blocking(10, lambda: True)
     granted: list[str] = []
-    assert not lock.acquire(lambda: (granted.append("next"), True)[1])
+    assert not acquire(lock, lambda: (granted.append("next"), True)[1])
     lock.release()
     assert granted == ["next"]
     lock.release()
@@ -164,9 +169,9 @@ def test_threads_and_callbacks_stand_in_one_queue(monkeypatch: pytest.MonkeyPatc
         return thread
 
     threads = [wait_in_a_thread("thread 1")]
-    assert not lock.acquire(lambda: (order.append("callback 1"), lock_is_released_by_another(lock))[1])
+    assert not acquire(lock, lambda: (order.append("callback 1"), lock_is_released_by_another(lock))[1])
     threads.append(wait_in_a_thread("thread 2"))
-    assert not lock.acquire(lambda: (order.append("callback 2"), lock_is_released_by_another(lock))[1])
+    assert not acquire(lock, lambda: (order.append("callback 2"), lock_is_released_by_another(lock))[1])
     lock.release()
     for thread in threads:
         thread.join(10)
@@ -202,15 +207,15 @@ class Crowd:
 
     def wait_with_a_callback(self) -> bool:
         granted = threading.Event()
-        return self.lock.acquire(lambda: (granted.set(), True)[1]) or granted.wait(30)
+        return acquire(self.lock, lambda: (granted.set(), True)[1]) or granted.wait(30)
 
     def give_up_sometimes(self) -> bool:
         return self.lock.acquire_blocking(random.uniform(0, 0.002), never)
 
-    def member(self, acquire: Callable[[], bool], times: int, successes: list[None]) -> Callable[[], None]:
+    def member(self, enter: Callable[[], bool], times: int, successes: list[None]) -> Callable[[], None]:
         def run() -> None:
             for _ in range(times):
-                if acquire():
+                if enter():
                     successes.append(None)
                     self.write()
 
@@ -223,7 +228,7 @@ def test_one_writer_at_a_time_among_threads_callbacks_and_quitters(monkeypatch: 
     crowd = Crowd()
     ways = [crowd.wait_in_place, crowd.wait_with_a_callback, crowd.give_up_sometimes] * 3
     successes: list[None] = []
-    run_in_threads([crowd.member(acquire, 100, successes) for acquire in ways])
+    run_in_threads([crowd.member(enter, 100, successes) for enter in ways])
     assert crowd.most == 1
     assert crowd.entries == len(successes) >= 600
     assert not crowd.lock.is_held
