@@ -10,6 +10,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import peewee
@@ -39,6 +40,8 @@ PATIENCE = 5.0
 # Which one of many a rule is about; out of range, it is counted from the start again.
 which = st.integers(0, 11)
 ways = st.sampled_from(["at once", "at once", "holds", "waits", "fails"])
+# Whether a rule does something that would leave little to do for the others, each time.
+seldom = st.sampled_from([False, False, False, True])
 
 EXPECTED = (peewee.OperationalError, PoolClosed, TransactionFinished, ConnectionError, Failure, Interrupted)
 
@@ -120,6 +123,8 @@ class Machine(RuleBasedStateMachine):
         try:
             self.on_loop(lambda: pool.start(job) if is_waited_for else pool.submit(job))
         except EXPECTED:
+            if self.pool.is_closed:
+                self.open()
             return False
         self.jobs.append((pool, job))
         if is_waited_for:
@@ -133,6 +138,10 @@ class Machine(RuleBasedStateMachine):
     @property
     def pool(self) -> WorkerPool:
         return self.pools[-1]
+
+    def held(self) -> list[tuple[WorkerPool, Lease]]:
+        """Return the leases that are held, without any those that are not."""
+        return [pair for pair in self.leases if pair[1].is_held] or self.leases
 
     def all_workers(self) -> list[Worker]:
         workers = [worker for pool in self.pools for worker in list(pool._scheduler.workers)]
@@ -155,6 +164,18 @@ class Machine(RuleBasedStateMachine):
         if self.start(self.pool, job, is_waited_for=is_waited_for):
             self.leases.append((self.pool, lease))
 
+    @rule(calls=st.lists(ways, max_size=4), writes=st.booleans())
+    def begin_block(self, calls: list[str], writes: bool) -> None:
+        """Take a lease at once, and make some calls in it."""
+        lease, lock = Lease(f"lease {len(self.leases)}"), self.lock if writes else None
+        job, pool = self.job("at once", lease=lease, takes_lease=True, write_lock=lock), self.pool
+        if not self.start(pool, job, is_waited_for=True):
+            return
+        self.leases.append((pool, lease))
+        self.rest()
+        for how in calls if lease.is_held else ():
+            self.start(pool, self.job(how, lease=lease), is_waited_for=True)
+
     @rule(number=which, how=ways, is_waited_for=st.booleans())
     def call_in_lease(self, number: int, how: str, is_waited_for: bool) -> None:
         for pool, lease in chosen(self.leases, number):
@@ -164,7 +185,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(number=which, how=ways)
     def fetch_ahead(self, number: int, how: str) -> None:
-        for pool, lease in chosen(self.leases, number):
+        for pool, lease in chosen(self.held(), number):
             job = self.job(how, lease=lease)
             with contextlib.suppress(*EXPECTED):
                 self.on_loop(lambda pool=pool, job=job: pool.start(job))
@@ -176,14 +197,15 @@ class Machine(RuleBasedStateMachine):
         """As a stream does that nobody reads any more: its fetch ahead, and its lease."""
         for pool, job in chosen(self.ahead, number):
             assert job.lease is not None
-            self.on_loop(lambda: (pool.drop_if_waiting if is_gentle else pool.abandon)(job))
+            drop = pool.drop_if_waiting if is_gentle else pool.abandon
+            self.on_loop(partial(drop, job))
             job.is_cancelled = True
             self._end_later(pool, job.lease, self.job("at once", lease=job.lease))
 
     @rule(number=which)
     def end_unseen(self, number: int) -> None:
         """As a finalizer does, in the middle of whatever the pool does."""
-        for pool, lease in chosen(self.leases, number):
+        for pool, lease in chosen(self.held(), number):
             self._end_later(pool, lease, self.job("at once", lease=lease))
 
     def _end_later(self, pool: WorkerPool, lease: Lease, last: Recorded) -> None:
@@ -193,9 +215,9 @@ class Machine(RuleBasedStateMachine):
         if last.states != [State.QUEUED]:  # else it came too late, and was let go
             self.jobs.append((pool, last))
 
-    @rule(number=which, how=ways)
-    def end(self, number: int, how: str) -> None:
-        for pool, lease in chosen(self.leases, number):
+    @rule(number=which, how=ways, is_known_to_be_held=st.booleans())
+    def end(self, number: int, how: str, is_known_to_be_held: bool) -> None:
+        for pool, lease in chosen(self.held() if is_known_to_be_held else self.leases, number):
             last, was_over = self.job(how, lease=lease), is_over(lease)
             task = self.loop.create_task(end(pool, lease, last))
             self.turn()
@@ -228,42 +250,44 @@ class Machine(RuleBasedStateMachine):
 
     # -- workers ----------------------------------------------------------------------
 
-    @rule(refuses=st.booleans(), answers=st.booleans(), opens_slowly=st.booleans())
-    def change_server(self, refuses: bool, answers: bool, opens_slowly: bool) -> None:
-        self.server.refuses, self.server.opens_slowly = refuses, opens_slowly
-        (self.server.answers.set if answers else self.server.answers.clear)()
+    @rule(how=st.sampled_from(["is well", "is well", "is slow", "refuses", "is silent"]))
+    def change_server(self, how: str) -> None:
+        self.server.refuses, self.server.opens_slowly = how == "refuses", how == "is slow"
+        (self.server.answers.clear if how == "is silent" else self.server.answers.set)()
 
     @rule(number=which)
     def lose_connection(self, number: int) -> None:
         for worker in chosen(self.all_workers(), number):
             worker.connection.state["closed"] = True
 
-    @rule(number=which)
-    def lose_worker(self, number: int) -> None:
+    @rule(number=which, happens=seldom)
+    def lose_worker(self, number: int, happens: bool) -> None:
         """As the end of a run does: the task that owns it is cancelled."""
-        for worker in chosen(self.all_workers(), number):
+        for worker in chosen(self.all_workers() if happens else [], number):
             for task in asyncio.all_tasks(self.loop):
                 if task.get_name() == f"{worker.name}, its owner":
                     task.cancel()
             self.turn()
 
-    @rule(number=which)
-    def retire(self, number: int) -> None:
-        idle = [worker for worker in self.all_workers() if worker.state is WorkerState.IDLE]
+    @rule(number=which, happens=seldom)
+    def retire(self, number: int, happens: bool) -> None:
+        idle = [w for w in self.all_workers() if w.state is WorkerState.IDLE and happens]
         for worker in chosen(idle, number):
             pool: WorkerPool = worker._pool
             pool._tell(pool._scheduler.retire, worker, float("inf"), False)
 
-    @rule(is_patient=st.booleans())
-    def close(self, is_patient: bool) -> None:
+    @rule(is_patient=st.booleans(), happens=seldom)
+    def close(self, is_patient: bool, happens: bool) -> None:
         pool = self.pool
+        if not happens:
+            return
         self.closing.append(self.loop.create_task(pool.close(1000 if is_patient else 0)))
         self.turn()
 
-    @rule()
-    def reopen(self) -> None:
-        """After close(), and as after a fork: what the old pool had goes on without the new one."""
-        if self.pool.is_closed or len(self.pools) < 3:
+    @rule(happens=seldom)
+    def forget(self, happens: bool) -> None:
+        """As after a fork: what the old pool had goes on, in the parent, without the new one."""
+        if happens:
             self.open()
 
     @rule()
@@ -313,7 +337,7 @@ class Machine(RuleBasedStateMachine):
 
     def _come_to_an_end(self) -> None:
         """Let go of everything: every job must end, every wait, and every lease."""
-        self.change_server(False, True, False)
+        self.change_server("is well")
         self.until(self._is_over, "not everything comes to an end")
         self.until(lambda: not self.lock.is_held, "the write lock is held by nobody")
         self.turn()
@@ -338,7 +362,7 @@ class Machine(RuleBasedStateMachine):
         self.faults.expect(lease.state in (Lease.ENDED, Lease.WANTED), f"{lease.label} is {lease.state}")
 
     def _leave_nothing(self) -> None:
-        self.change_server(False, True, False)
+        self.change_server("is well")
         for _, job in self.jobs:
             job.released.set()
         for pool in self.pools:
