@@ -218,10 +218,16 @@ class Worker:
     def _wait(self) -> Job | None:
         while True:
             try:
-                return self.inbox.get(timeout=TICK)
+                job = self.inbox.get(timeout=TICK)
             except queue.Empty:
-                if self._pool.should_end(self):
-                    return None
+                if not self._pool.should_end(self) or self.job is not None:
+                    continue
+                return None
+            if job is None and self.job is not None:
+                # Handed out before the end was decided, on a thread that was slower.
+                job = self.inbox.get()
+                self.inbox.put(None)
+            return job
 
     def _perform(self, job: Job) -> Job | None:
         if job.write_lock is not None:

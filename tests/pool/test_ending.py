@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from async_peewee._pool import worker
 from async_peewee._pool.jobs import State
 from async_peewee._pool.worker import current_worker
 from tests.fakes import Blocker, FakePool, all_running, until_interrupted
-from tests.support import on_asyncio, wait_until, worker_threads
+from tests.support import in_thread, on_asyncio, wait_until, worker_threads
 
 BACKENDS = [name for name in ("asyncio", "trio") if find_spec(name)]
 
@@ -245,3 +246,35 @@ async def test_a_worker_whose_owner_is_cancelled_before_it_begins_is_gone(anyio_
     await wait_until(lambda: job.state is State.DONE)
     assert job.outcome() == 42
     await fake.pool.close(5)
+
+
+class Overtaken(queue.SimpleQueue[Any]):
+    """An inbox into which the end comes before the job that was decided on earlier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.job_comes, self.ends = threading.Event(), threading.Event()
+
+    def put(self, item: Any, *options: Any) -> None:  # type: ignore[override]
+        if item is not None:
+            self.job_comes.set()
+            assert self.ends.wait(10)
+        super().put(item)
+        if item is None:
+            self.ends.set()
+
+
+@pytest.mark.usefixtures("nobody_watches")
+async def test_a_job_that_was_handed_out_when_its_worker_was_told_to_end_still_ends() -> None:
+    """Decided by another worker's thread, it may reach the inbox behind the end."""
+    async with FakePool(pool_size=2) as fake:
+        lease, blocker = await fake.lease(), Blocker()
+        fake.submit(blocker)
+        await wait_until(blocker.running.is_set)
+        late: Any
+        lease.worker.inbox = late = Overtaken()
+        job = fake.submit(lambda: 42, lease=lease)
+        blocker.end.set()
+        await in_thread(late.job_comes.wait, 10)
+        fake.pool._dismiss(lease.worker)
+        await wait_until(lambda: job.state is State.DONE)
