@@ -219,7 +219,7 @@ class WorkerPool:
     def drop_if_waiting(self, job: Job) -> None:
         """Drop a job that does not run yet, and leave one that does alone."""
         if job.state is State.PLACED:
-            self._cancel(job)
+            self._tell(self._scheduler.drop, job)
 
     def _cancel(self, job: Job) -> bool:
         """Drop a job that does not run yet (True), or have it interrupted (False)."""

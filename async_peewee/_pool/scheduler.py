@@ -213,14 +213,19 @@ class Scheduler:
 
     def cancel(self, job: Job) -> Actions:
         """Drop a job that does not run yet, or have it interrupted."""
+        actions = self.drop(job)
+        if job.state is State.RUNNING:
+            actions.interrupt = (job,)
+        return actions
+
+    def drop(self, job: Job) -> Actions:
+        """Drop a job, if it does not run yet."""
         self.counts["cancelled"] += 1
         actions = Actions()
         if job.state in (State.QUEUED, State.AT_LOCK):
             self._queue.drop(job)
         elif job.state is State.PLACED:
             self._drop_placed(job, actions)
-        elif job.state is State.RUNNING:
-            actions.interrupt = (job,)
         actions.is_dropped = job.state is State.DROPPED
         return actions
 

@@ -245,3 +245,26 @@ def test_within_the_grace_nothing_is_cut(stage: Stage, guard: Guard, monkeypatch
         guard.see_attempts(20)
         step.end.set()
     assert "kill" not in stage.strikes()
+
+
+async def test_a_job_that_begins_while_one_asks_whether_it_waits_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Such as a fetch ahead: its worker is another thread, which may begin it at any moment."""
+    async with FakePool(pool_size=1) as fake:
+        lease, first, second = await fake.lease(), Blocker(), Blocker()
+        fake.submit(first, lease=lease)
+        await wait_until(first.running.is_set)
+        job, tell = fake.submit(second, lease=lease), fake.pool._tell
+
+        def late(event: Any, *details: object) -> Any:
+            if threading.current_thread() is threading.main_thread() and not first.end.is_set():
+                first.end.set()
+                assert second.running.wait(10)
+            return tell(event, *details)
+
+        monkeypatch.setattr(fake.pool, "_tell", late)
+        fake.pool.drop_if_waiting(job)
+        assert not job.interrupted
+        second.end.set()
+        await fake.end(lease)

@@ -116,8 +116,8 @@ MUTATIONS = [
     Mutation(
         "a worker is freed when its thread is, not earlier",
         "_pool/scheduler.py",
-        "            actions.interrupt = (job,)\n        actions.is_dropped = job.state is State.DROPPED\n",
-        "            actions.interrupt = (job,)\n            self.workers.discard(job.worker)\n        actions.is_dropped = True\n",
+        "            actions.interrupt = (job,)\n        return actions\n",
+        "            actions.interrupt = (job,)\n            self.workers.discard(job.worker)\n            actions.is_dropped = True\n        return actions\n",
         "tests/reliability/test_cancellation.py -k 'fifteen and psycopg2'",
     ),
     Mutation(
