@@ -37,8 +37,8 @@ class SolePool:
         job.state, worker.job = State.DONE, None
         if job.ends_lease or (job.takes_lease and job.error is None):
             worker.lease = None if job.ends_lease else job.lease
-        if worker.write_lock is not None:
-            worker.release_write_lock_after_transaction()
+        if worker.write_lock is not None and (lock := worker.give_back_write_lock(job)) is not None:
+            lock.release()
         if job.finished is not None:
             job.finished.set()
         self.replies.append(job)

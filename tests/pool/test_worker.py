@@ -112,7 +112,9 @@ def test_the_write_lock_is_held_as_long_as_the_transaction(stage: Stage) -> None
         held.append(lock.is_held)
         stage.connection.in_a_transaction = False
 
-    stage.serve(Job(begin, "begin"), Job(commit, "commit"), Job(lambda: held.append(lock.is_held), "after"))
+    lease = Lease("block")
+    first, second = Job(begin, "begin", lease=lease, takes_lease=True), Job(commit, "commit", lease=lease)
+    stage.serve(first, second, Job(lambda: held.append(lock.is_held), "after", lease=lease))
     assert held == [True, False]
 
 
