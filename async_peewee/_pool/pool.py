@@ -23,7 +23,7 @@ from .gil import GilTurns
 from .jobs import Job, Lease, State
 from .scheduler import Actions, Scheduler
 from .threads import WorkerThreads
-from .worker import Worker, WorkerState
+from .worker import Worker, WorkerState, current_worker
 
 # How long an outcome may wait for others while its worker goes on to the next job, in
 # seconds: a wake costs as much as a small statement, for the loop's thread and the worker
@@ -139,9 +139,16 @@ class WorkerPool:
             # By way of the loop: a worker's thread may be who needs another one.
             self.loop.wake(partial(self._hire, actions.hire))
         if actions.watch is not None:
-            self.loop.call_every(actions.watch, self._watch)
+            self._begin_watch(actions.watch)
         if actions.stop or actions.refuse or actions.interrupt or actions.release:
             self._end(actions)
+
+    def _begin_watch(self, pause: float) -> None:
+        begin = partial(self.loop.call_every, pause, self._watch)
+        if current_worker() is None:
+            begin()
+        else:
+            self.loop.wake(begin)
 
     def _hire(self, workers: tuple[Worker, ...]) -> None:
         for worker in workers:

@@ -290,6 +290,9 @@ class Scheduler:
         if spent is not None:
             self._gil.learn(*spent)
         self._dispatch(actions, worker)
+        if self._placed:
+            # It stood behind this job, and the turn went to another worker.
+            self._begin_watching(actions)
         if self._is_watched and self._gil.free <= 0:
             actions.batch = self._take_batch()
         return actions

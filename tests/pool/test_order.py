@@ -230,3 +230,29 @@ async def test_a_job_sees_its_callers_context_and_keeps_its_own_changes() -> Non
         tenant.set("a")
         assert await fake.run(lambda: (tenant.get(), tenant.set("b"))[0]) == "a"
         assert tenant.get() == "a"
+
+
+async def test_a_call_behind_another_of_its_block_does_not_wait_for_a_stuck_worker() -> None:
+    """One that has come back from a long statement, and waits for what that call does."""
+    async with FakePool(pool_size=2) as fake:
+        lease, first = await fake.lease(), Blocker()
+        away, may_return, done = threading.Event(), threading.Event(), threading.Event()
+
+        def stuck() -> bool:
+            with worker_here().turns.waiting():
+                away.set()
+                assert may_return.wait(10)
+            return done.wait(10)
+
+        waits = fake.submit(stuck)
+        await wait_until(away.is_set)
+        fake.submit(first, lease=lease)
+        await wait_until(first.running.is_set)
+        fake.submit(done.set, lease=lease)
+        await wait_until(lambda: not fake.pool._scheduler._is_watched)
+        may_return.set()
+        await wait_until(lambda: len(fake.pool._scheduler._gil.returning) == 1)
+        first.end.set()
+        await wait_until(lambda: waits.state is State.DONE)
+        assert waits.outcome() is True
+        await fake.end(lease)
