@@ -313,6 +313,9 @@ class Machine(RuleBasedStateMachine):
         for pool in self.pools:
             pool.check()
             self._check_counts(pool)
+        if self.faults.found:
+            # Printed as well: where it does not happen again, hypothesis says only that.
+            print(self.describe())
         assert not self.faults.found, self.describe()
 
     def _check_counts(self, pool: WorkerPool) -> None:
@@ -365,10 +368,12 @@ class Machine(RuleBasedStateMachine):
         self.change_server("is well")
         for _, job in self.jobs:
             job.released.set()
-        for pool in self.pools:
-            self.loop.run_until_complete(asyncio.wait_for(pool.close(0), PATIENCE))
-        with contextlib.suppress(TimeoutError, asyncio.CancelledError):
-            self.loop.run_until_complete(asyncio.wait_for(gathered(self.tasks, self.closing), 0.5))
+        self.closing += [self.loop.create_task(pool.close(0)) for pool in self.pools]
+        waits = [*self.closing, *(task for task, _ in self.tasks)]
+        end = time.monotonic() + PATIENCE
+        while not all(task.done() for task in waits) and time.monotonic() < end:
+            self.loop.run_until_complete(asyncio.sleep(0.0002))
+        self.faults.expect(all(task.done() for task in self.closing), "close() does not end")
         self.faults.expect(holder_of(self.lock, set(self.all_workers())) is None, "a worker has the lock")
         self.loop.run_until_complete(self.loop.shutdown_default_executor())
         self.loop.close()
@@ -378,10 +383,6 @@ async def end(pool: WorkerPool, lease: Lease, last: Recorded) -> None:
     """End a lease, if it has not ended yet."""
     with contextlib.suppress(*EXPECTED):
         await pool.end(lease, last)
-
-
-async def gathered(tasks: list[Any], closing: list[Any]) -> None:
-    await asyncio.gather(*(task for task, _ in tasks), *closing, return_exceptions=True)
 
 
 def is_over(lease: Lease) -> bool:
@@ -410,7 +411,14 @@ def a_loop_that_sees_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def drive(steps: int) -> None:
     """Run the machine for so many steps or a few more."""
-    Machine.steps, seconds = 0, time.perf_counter()
+    Machine.steps, begun = 0, time.perf_counter()
+    try:
+        drive_on(steps)
+    finally:
+        print(f"{Machine.steps} steps in {time.perf_counter() - begun:.1f} s")
+
+
+def drive_on(steps: int) -> None:
     while Machine.steps < steps:
         run_state_machine_as_test(
             Machine,
@@ -424,7 +432,6 @@ def drive(steps: int) -> None:
                 suppress_health_check=list(HealthCheck),
             ),
         )
-    print(f"{Machine.steps} steps in {time.perf_counter() - seconds:.1f} s")
 
 
 def test_whatever_happens_each_job_ends_once_on_its_own_worker() -> None:
