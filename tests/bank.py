@@ -31,6 +31,8 @@ class Bank:
         class Transfer(AsyncModel):
             key = peewee.CharField(32, primary_key=True)
             amount = peewee.IntegerField()
+            source = peewee.IntegerField(default=0)
+            target = peewee.IntegerField(default=0)
 
             class Meta:
                 table_name = "transfer"
@@ -54,7 +56,7 @@ class Bank:
             fail_sometimes(rng)
             await self._add(target, amount)
             fail_sometimes(rng)
-            await self.Transfer.create(key=key, amount=amount)
+            await self.Transfer.create(key=key, amount=amount, source=source, target=target)
             fail_sometimes(rng)
         return key
 
@@ -80,9 +82,15 @@ class Bank:
         return [row.key async for row in self.Transfer.select()]
 
     async def check(self, acknowledged: list[str]) -> None:
-        """Fail unless the sum is exact and every acknowledged transfer is there."""
+        """Fail unless the sum is exact, every acknowledged transfer is there, and each balance is right."""
         assert await self.total() == ACCOUNTS * BALANCE
-        assert set(acknowledged) <= set(await self.keys())
+        journal = list(await self.Transfer.select())
+        assert set(acknowledged) <= {row.key for row in journal}
+        expected = dict.fromkeys(range(1, ACCOUNTS + 1), BALANCE)
+        for row in journal:
+            expected[row.source] -= row.amount
+            expected[row.target] += row.amount
+        assert {row.id: row.balance for row in await self.Account.select()} == expected
 
 
 def fail_sometimes(rng: random.Random) -> None:
