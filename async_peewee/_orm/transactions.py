@@ -118,9 +118,11 @@ class Block:
             await connections.call(lambda: entered.append(self.enter()), label, outer)
         except BaseException:
             if entered:  # cancelled when it was in already: Peewee's stack must not keep it
-                # Else all of the transaction has been undone meanwhile.
+                # If another task has left the block around it, it was undone with that.
+                undo = self._abandon if outer.problem else self._undo
+                # Refused: all of the transaction has been undone meanwhile.
                 with contextlib.suppress(PoolClosed, TransactionFinished):
-                    await connections.call_to_the_end(outer, self._undo)
+                    await connections.call_to_the_end(outer, undo)
             raise
         return Entry(outer.pool, outer.lease, label, require_task()), entered[0]
 
