@@ -54,6 +54,7 @@ class Chunks:
         self._is_alone = is_alone
         self._query = query
         self._wrapper: Any = None
+        self._connection: Any = None
         # What makes Peewee's row of a driver's; the loop's thread uses it too.
         self.process_row: Callable[[Any], Any]
         self._size = FIRST_CHUNK
@@ -90,6 +91,7 @@ class Chunks:
         if not isinstance(query, (peewee.SelectQuery, peewee.RawQuery)):
             return read_all(query.execute(database))
         request = StreamRequest(self._is_alone)
+        self._connection = current_connection(database)
         try:
             cursor = database.execute_streaming(query, request)
         except BaseException:
@@ -99,6 +101,11 @@ class Chunks:
             raise
         make_wrapper: Any = query._get_cursor_wrapper  # type: ignore[union-attr]
         return make_wrapper(cursor)
+
+    def close_later(self) -> None:
+        """Have the cursor closed before its connection's next statement; safe in a finalizer."""
+        if self._connection is not None:
+            self._connection.end_stream_later(self.close)
 
     def close(self) -> None:
         """Close the cursor; does nothing the second time."""
@@ -174,7 +181,6 @@ class Stream:
                 return row
             has_more = await self._go_on()
         except BaseException:
-            self._stretches.clear()
             await self.aclose()
             raise
         if not has_more:
@@ -267,6 +273,8 @@ class Stream:
 
     async def aclose(self) -> None:
         """End the stream early and give its worker back; does nothing the second time."""
+        self._rows = iter(())
+        self._stretches.clear()
         is_open, self._state = self._state == "open", "closed"
         if not is_open:
             return
@@ -312,7 +320,9 @@ class Stream:
             if self._ahead is not None:
                 self._pool.loop.wake(partial(_drop, self._pool, self._ahead))
             self._pool.end_later(self._lease, Job(self._chunks.close, self._label, lease=self._lease))
-        elif self._block is not None:
+        elif self._block is not None and self._block.lease.is_held:
+            # The block's next statement may be on its way before the loop's next turn.
+            self._chunks.close_later()
             self._block.pool.submit_later(self._block.job(self._chunks.close, self._label))
 
 

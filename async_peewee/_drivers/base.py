@@ -7,6 +7,7 @@ import logging
 import random
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -74,7 +75,11 @@ class WorkerConnection:
         self._replace_at = 0.0
         self._version: object = None
         # Cursors of streams that were begun and not ended.
-        self._streams: list[Any] = []
+        self.streams: list[Any] = []
+        # Those among them that the end of a transaction or savepoint may have closed.
+        self._doubtful: list[Any] = []
+        # What closes those of streams that were dropped, before the next statement.
+        self._dropped: deque[Callable[[], None]] = deque()
 
     @property
     def database(self) -> Any:
@@ -136,8 +141,9 @@ class WorkerConnection:
         self.dead = False
         if self.state["closed"]:
             return
-        if self._streams:
+        if self.streams:
             self._close_streams()
+        self._dropped.clear()
         self.close_cursors()
         if self.is_lost():
             self._discard()
@@ -173,8 +179,9 @@ class WorkerConnection:
         self._peewee_state.reset()
         with contextlib.suppress(Exception):
             connection.close()
-        while self._streams:
-            self.abandon_stream(self._streams.pop())
+        self._doubtful.clear()
+        while self.streams:
+            self.abandon_stream(self.streams.pop())
 
     def close(self) -> None:
         """Roll back and close; nothing is raised, since nobody could do better."""
@@ -197,6 +204,8 @@ class WorkerConnection:
 
     def begin_statement(self) -> None:
         """Prepare for a statement; refuse it in a dead transaction."""
+        if self._dropped:
+            self._close_dropped()
         if self.dead:
             self.check_alive()
 
@@ -216,20 +225,39 @@ class WorkerConnection:
 
     def _close_streams(self) -> None:
         # Of a block that has ended before them.
-        while self._streams:
-            self.end_stream(self._streams[-1], is_exhausted=False)
+        while self.streams:
+            self.end_stream(self.streams[-1], is_exhausted=False)
+
+    def _close_dropped(self) -> None:
+        while self._dropped:
+            self._dropped.popleft()()
 
     def begin_stream(self, is_alone: bool) -> Any:
         """Return a cursor that fetches rows as they are asked for; `end_stream()` closes it."""
         cursor = self.stream_cursor(is_alone)
-        self._streams.append(cursor)
+        self.streams.append(cursor)
         return cursor
 
     def end_stream(self, cursor: Any, is_exhausted: bool) -> None:
         """Close such a cursor, whatever became of its connection."""
-        close_quietly(cursor.close if is_exhausted else partial(self.drop_stream, cursor))
-        if cursor in self._streams:  # else the connection was discarded, and it with it
-            self._streams.remove(cursor)
+        if cursor in self.streams:  # else its block has ended, or the connection was discarded
+            close = cursor.close if is_exhausted else partial(self.drop_stream, cursor)
+            if cursor in self._doubtful and self.in_transaction():
+                self.close_doubtful(close)
+            else:
+                close_quietly(close)
+        if cursor in self._doubtful:
+            self._doubtful.remove(cursor)
+        if cursor in self.streams:  # else it went with its connection just now
+            self.streams.remove(cursor)
+
+    def end_stream_later(self, close: Callable[[], None]) -> None:
+        """Have what closes such a cursor called before the next statement; safe in a finalizer."""
+        self._dropped.append(close)
+
+    def doubt_streams(self) -> None:
+        """Note that a transaction or savepoint ends, and with it perhaps the cursors that it has opened."""
+        self._doubtful = list(self.streams)
 
     def interrupt(self) -> None:
         """Stop the running statement. What fails is tried again, and in the end the connection is cut."""
@@ -300,6 +328,10 @@ class WorkerConnection:
     def drop_stream(self, cursor: Any) -> None:
         """Close such a cursor before its last row."""
         cursor.close()
+
+    def close_doubtful(self, close: Callable[[], None]) -> None:
+        """Close such a cursor inside a transaction, when it may be closed already."""
+        close_quietly(close)
 
     def abandon_stream(self, cursor: Any) -> None:
         """Have such a cursor, whose connection is closed, not complain when it is dropped."""

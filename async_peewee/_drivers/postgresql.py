@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import re
 import uuid
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import peewee
 
+from .._pool.connection import close_quietly
 from .base import Backend, WorkerConnection
 from .sockets import SIDE_CONNECT_TIMEOUT, SocketConnection, cut_after
 from .urls import check_url
@@ -50,6 +53,13 @@ class PostgresqlConnection(SocketConnection):
         self.dbapi_connection.cursor().execute("DISCARD ALL")
         if self._watches:
             self.dbapi_connection.cursor().execute("SET client_connection_check_interval = '1s'")
+
+    def close_doubtful(self, close: Callable[[], None]) -> None:
+        # To close a cursor that is no more is an error, which would end the transaction.
+        execute = self.dbapi_connection.cursor().execute
+        close_quietly(partial(execute, "SAVEPOINT async_peewee"))
+        close_quietly(close)
+        close_quietly(partial(execute, "ROLLBACK TO async_peewee; RELEASE async_peewee"))
 
     def in_transaction(self) -> bool:
         if self.state["closed"] or self.dbapi_connection.closed:

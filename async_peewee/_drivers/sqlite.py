@@ -51,6 +51,8 @@ class SqliteConnection(WorkerConnection):
         super()._connect(check)
 
     def begin_statement(self) -> None:
+        if self._dropped:
+            self._close_dropped()
         if self.dead:
             self.check_alive()
         if self._loaded.token is not self._versions.registrations:

@@ -213,6 +213,8 @@ class Execution:
         worker = worker_of(self)
         if worker is None:
             return function(*args, **kwargs)
+        if worker.connection.streams and sql != "BEGIN":
+            worker.connection.doubt_streams()
         return worker.turns.statement(self.statements.find(sql, True), function, *args, **kwargs)
 
 

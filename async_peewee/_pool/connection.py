@@ -30,6 +30,8 @@ class Connection(Protocol):
     state: dict[str, Any]
     # Something has changed the session that the next user must not meet.
     session_changed: bool
+    # Cursors of streams that were begun and not ended.
+    streams: list[Any]
     # From how many seconds on a statement is worth passing the turn on for.
     worth_passing: float
     # Whether the database works in another process: who waits for it leaves a processor free.
@@ -45,6 +47,9 @@ class Connection(Protocol):
 
     def begin_stream(self, is_alone: bool) -> Any:
         """Return a cursor that fetches rows as they are asked for."""
+
+    def doubt_streams(self) -> None:
+        """Note that a transaction or savepoint ends, and with it perhaps the cursors that it has opened."""
 
     def note_cursor(self, cursor: Any) -> None:
         """Note a cursor that a job has opened, where one that is left open matters to the next job."""
