@@ -224,9 +224,13 @@ def test_a_run_that_ends_interrupts_what_still_runs(backend: str) -> None:
     """And is over when that has ended."""
     fakes: list[FakePool] = []
 
+    def slow_to_end() -> None:
+        until_interrupted()
+        threading.Event().wait(0.1)
+
     async def main() -> None:
         fakes.append(FakePool())
-        fakes[0].submit(until_interrupted)
+        fakes[0].submit(slow_to_end)
         await wait_until(lambda: fakes[0].pool.stats().busy == 1)
 
     anyio.run(main, backend=backend)
