@@ -29,6 +29,10 @@ DEFAULT_CELLS = {
     "pymysql": ("asyncio",),
 }
 
+# A test that goes through many ways to do one thing has all of them on these, by default.
+CELLS_OF_WAYS = {"sqlite": ("trio",), "psycopg2": ("asyncio",)}
+NAME_OF_WAYS = "way"
+
 # Where uvloop could behave in its own way, it is in the default run as well, on SQLite.
 UVLOOP_MATTERS = "tests/reliability/"
 
@@ -72,6 +76,8 @@ def lane_of(parameters: dict[str, Any], path: str) -> str | None:
     kind, loop = kind_of(parameters), loop_of(parameters)
     if kind in FEWER_USE or kind in THEIRS:
         return "drivers"
+    if NAME_OF_WAYS in parameters and kind in DEFAULT_CELLS:
+        return None if loop in CELLS_OF_WAYS.get(kind or "sqlite", ()) else "wide"
     if loop is None or loop in DEFAULT_CELLS[kind]:
         return None
     if loop == "uvloop" and kind in (None, "sqlite") and path.startswith(UVLOOP_MATTERS):

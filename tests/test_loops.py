@@ -165,7 +165,7 @@ async def test_a_spawned_task_outlives_its_caller_and_does_not_keep_its_context(
         seen.append(tenant.get())
 
     async def caller() -> None:
-        event_loop(running_key()).spawn(spawned, "spawned")
+        event_loop(running_key()).spawn(spawned, "spawned", lambda: None)
         await anyio.sleep_forever()
 
     async with anyio.create_task_group() as group:
@@ -186,7 +186,7 @@ async def test_a_spawned_task_that_fails_does_not_take_the_run_down(
     async def spawned() -> None:
         raise ValueError("spawned")
 
-    event_loop(running_key()).spawn(spawned, "the task")
+    event_loop(running_key()).spawn(spawned, "the task", lambda: None)
     await wait_until(lambda: "the task failed" in caplog.text)
 
 

@@ -17,7 +17,7 @@ POOL = 4
 
 
 async def test_open_blocks_have_a_connection_each_after_streams_left_by_break(make_database: Maker) -> None:
-    """Twenty times eight streams are dropped in their second chunk; then four blocks are open at once."""
+    """Six times eight streams are dropped in their second chunk; then four blocks are open at once."""
     database = make_database(pool_size=POOL, acquire_timeout=10)
     numbers = Numbers(database)
 
@@ -40,7 +40,7 @@ async def test_open_blocks_have_a_connection_each_after_streams_left_by_break(ma
 
     async with database:
         await numbers.create(1000)
-        for _ in range(20):
+        for _ in range(6):
             async with anyio.create_task_group() as readers:
                 for _ in range(8):
                     readers.start_soon(read_a_part)
@@ -76,7 +76,7 @@ async def test_no_transfer_fails_and_the_sum_stays_beside_streams_left_by_break(
                     break
 
     async def move(rng: random.Random) -> None:
-        for _ in range(40):
+        for _ in range(25):
             giver, taker = sorted(rng.sample(range(1, accounts + 1), 2))
             async with database.atomic():
                 await Account.update(balance=Account.balance - 1).where(Account.id == giver)
