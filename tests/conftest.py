@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import threading
@@ -197,6 +198,12 @@ def pytest_pycollect_makeitem(collector: pytest.Collector) -> Generator[None, An
     if isinstance(made, list):
         lanes.assign(made, collector.config.rootpath)
     return made
+
+
+def pytest_collection_finish() -> None:
+    """Keep what the tests are made of out of later collections: many tests ask for one."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
