@@ -453,7 +453,7 @@ class Scheduler:
             self._queue.leave(job, State.RUNNING)
         job.state = State.RUNNING
         job.worker, worker.job = worker, job
-        worker.state = WorkerState.STOPPING if worker.state is WorkerState.STOPPING else WorkerState.BUSY
+        worker.state = WorkerState.BUSY
         self.calls += 1
 
     def _place_next(self, worker: Worker) -> None:
