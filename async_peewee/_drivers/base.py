@@ -186,7 +186,10 @@ class WorkerConnection:
     def close(self) -> None:
         """Roll back and close; nothing is raised, since nobody could do better."""
         if not self.state["closed"]:
-            if self.in_transaction():
+            # An SQLite connection whose statements are open keeps its file open.
+            self._close_streams()
+            self.close_cursors()
+            if not self.state["closed"] and self.in_transaction():
                 self._roll_back()
             if not self.state["closed"]:
                 self._discard()

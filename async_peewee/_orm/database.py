@@ -294,8 +294,10 @@ def _forget_connection(reference: weakref.ReferenceType[AsyncDatabase]) -> Any:
 
 def _close_dropped(pools: PoolPerLoop) -> None:
     """Close the pools of a database that was dropped. The garbage collector calls it, anywhere."""
-    for pool in pools.all_open():
+    dropped = pools.all_open()
+    for pool in dropped:
         pool.close_later()
+    for pool in dropped:  # afterwards: a warning may be an error
         warnings.warn(
             f"{pool.name} was dropped and not closed; write: async with db, or await db.close()",
             ResourceWarning,
