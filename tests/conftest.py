@@ -208,6 +208,7 @@ def pytest_collection_finish() -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail a run that skipped a test where nothing may be skipped."""
+    gc.unfreeze()  # Hypothesis, which may be imported only now, asks who refers to what
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get(NO_SKIPS_VARIABLE) and reporter is not None and reporter.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -228,3 +228,22 @@ async def test_on_a_worker_iterator_is_peewees(sqlite_models: Models, tmp_path: 
         return [user.name for user in sqlite_models.User.select().iterator()]
 
     assert await sqlite_models.database.run(work) == ["a"]
+
+
+async def test_a_stream_whose_read_was_cancelled_does_not_seem_to_be_at_its_end(db: Any) -> None:
+    """Who awaits the next row after a timeout gets an error, not StopAsyncIteration."""
+    numbers = Numbers(db)
+    await numbers.create(1000)
+    rows = numbers.stream()
+    await rows.__anext__()
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        async for _ in rows:
+            pass
+    for _ in range(2):
+        with pytest.raises(TransactionFinished, match="begin a new one"):
+            await rows.__anext__()
+    closed = numbers.stream()
+    await closed.__anext__()
+    await closed.aclose()
+    assert [row async for row in closed] == []

@@ -162,6 +162,7 @@ class Stream:
         # The fetch of the next chunk, while the loop goes through this one.
         self._ahead: Job | None = None
         self._is_fetching = False
+        self._was_cancelled = False
         self._state = "new"
 
     def __aiter__(self) -> Stream:
@@ -180,7 +181,9 @@ class Stream:
             for row in self._rows:
                 return row
             has_more = await self._go_on()
-        except BaseException:
+        except BaseException as error:
+            # Who goes on after a timeout must not take what has come so far for all rows.
+            self._was_cancelled = self._was_cancelled or not isinstance(error, Exception)
             await self.aclose()
             raise
         if not has_more:
@@ -196,6 +199,11 @@ class Stream:
                 make = self._chunks.process_row
                 self._rows = (make(row) for row in self._stretches.popleft())
                 return True
+            if self._was_cancelled:
+                raise TransactionFinished(
+                    self._label,
+                    "has ended, for a read of it was cancelled, and there may be more rows; begin a new one",
+                )
             if self._state == "closed":
                 return False
             return await self._read_chunk()
