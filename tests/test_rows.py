@@ -10,7 +10,7 @@ import anyio
 import peewee
 import pytest
 
-from async_peewee import AsyncModel, AsyncSqliteDatabase
+from async_peewee import AsyncModel, AsyncSqliteDatabase, TransactionFinished
 from async_peewee._bridge import results, streams
 from async_peewee._bridge.results import SAMPLE, SLICE, read_all
 from tests.support import Maker
@@ -241,7 +241,7 @@ async def test_cancelled_between_two_stretches_the_stream_ends(
         scope.cancel()
         await stream.__anext__()
     assert scope.cancelled_caught
-    with pytest.raises(StopAsyncIteration):
+    with pytest.raises(TransactionFinished, match="cancelled"):
         await stream.__anext__()
     assert sqlite_traces.Trace._meta.database.stats().leased == 0
 
