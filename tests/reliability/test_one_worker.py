@@ -1,4 +1,4 @@
-"""On one worker alone, `:memory:` or `pool_size=1`, who reads a stream may call the database, as in Peewee."""
+"""On one worker alone, who reads a stream may call the database between its rows, as in Peewee."""
 
 from __future__ import annotations
 
