@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import random
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -16,6 +14,7 @@ import pytest
 
 from async_peewee import AsyncPostgresqlDatabase
 from tests.bank import Bank, RandomError
+from tests.cancelling import by_group, ways
 from tests.support import SOAK, Maker, run_wheel, wait_until, worker_threads
 
 # One run lasts until so much is done: a busy machine takes longer, and shows the same. A soak is
@@ -93,59 +92,12 @@ class Chaos:
     async def _cancelled_sometimes(
         self, rng: random.Random, step: Callable[[random.Random], Awaitable[None]]
     ) -> None:
-        way = rng.choice(self._ways())
-        await way(lambda: step(rng), rng.uniform(0, 0.02))
-
-    def _ways(self) -> list[Callable[[Callable[[], Awaitable[None]], float], Awaitable[None]]]:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return [self._uncancelled, self._by_scope]
-        return [
-            self._uncancelled,
-            self._by_scope,
-            self._by_task_cancel,
-            self._by_two_cancels,
-            self._by_wait_for,
-            *([self._by_timeout] if sys.version_info >= (3, 11) else []),
-        ]
-
-    async def _uncancelled(self, call: Callable[[], Awaitable[None]], after: float) -> None:
-        await call()
-
-    async def _by_scope(self, call: Callable[[], Awaitable[None]], after: float) -> None:
-        with anyio.move_on_after(after) as scope:
-            await call()
-        self.cancelled += scope.cancelled_caught
-
-    async def _by_task_cancel(
-        self, call: Callable[[], Awaitable[None]], after: float, times: int = 1
-    ) -> None:
-        task = asyncio.ensure_future(call())
-        await asyncio.wait([task], timeout=after)
-        for _ in range(times):
-            task.cancel()
-            await asyncio.sleep(0)
-        try:
-            await task
-        except asyncio.CancelledError:
-            self.cancelled += 1
-
-    async def _by_two_cancels(self, call: Callable[[], Awaitable[None]], after: float) -> None:
-        await self._by_task_cancel(call, after, times=2)
-
-    async def _by_wait_for(self, call: Callable[[], Awaitable[None]], after: float) -> None:
-        try:
-            await asyncio.wait_for(call(), after)
-        except asyncio.TimeoutError:
-            self.cancelled += 1
-
-    async def _by_timeout(self, call: Callable[[], Awaitable[None]], after: float) -> None:
-        try:
-            async with asyncio.timeout(after):
-                await call()
-        except TimeoutError:
-            self.cancelled += 1
+        # Not by a group: what fails in one arrives in an ExceptionGroup.
+        way = rng.choice([None, *(way for way in ways() if way is not by_group)])
+        if way is None:
+            await step(rng)
+        else:
+            self.cancelled += await way(lambda: step(rng), rng.uniform(0, 0.02))
 
     async def run(self, *others: Callable[[], Awaitable[None]]) -> None:
         """Let the actors work to the end, with other things happening beside them."""
