@@ -10,7 +10,7 @@ import async_peewee
 PACKAGE = Path(async_peewee.__file__).parent
 
 # From the bottom to the top. What is not named here is a door: it may import everything.
-LAYERS = ["_errors", "_settings", "_eventloops", "_pool", "_drivers", "_bridge", "_orm"]
+LAYERS = ["_errors", "_writes", "_settings", "_eventloops", "_pool", "_drivers", "_bridge", "_orm"]
 
 # These stand side by side, and do not know each other.
 STRANGERS = {"_drivers", "_bridge"}

@@ -18,6 +18,7 @@ import peewee
 from .._errors import BlockingCallError
 from .._pool.worker import here
 from .._typing.results import DualBool, DualInt, DualList, DualValue
+from .._writes import method_writes
 from .calls import PendingCall, call_on_worker
 from .connections import connections_of
 from .places import on_loop_thread
@@ -121,16 +122,7 @@ def pend_method(
     cls = target if isinstance(target, type) else type(target)
     connections = connections_of(cls._meta.database)  # type: ignore[attr-defined]
     function = detached(native, target, *args, **kwargs)
-    return call_on_worker(f"{cls.__name__}.{name}", connections, function, writes=name in WRITES or None)
-
-
-# The methods that only ever write, in one statement or a few at once. They queue at the write
-# lock instead of holding a worker while they wait for it; whatever else writes takes the
-# lock on its worker.
-WRITES = frozenset(
-    "create save delete_instance bulk_create bulk_update set_by_id delete_by_id "
-    "create_table drop_table truncate_table create_tables drop_tables rekey".split()
-)
+    return call_on_worker(f"{cls.__name__}.{name}", connections, function, writes=method_writes(name))
 
 
 def refuse_async(function: Callable[..., Any], what: str) -> None:

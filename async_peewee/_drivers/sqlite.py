@@ -17,6 +17,7 @@ from .._pool.connection import close_quietly
 from .._pool.worker import Worker
 from .._pool.write_lock import write_lock_for
 from .._settings import PoolSettings
+from .._writes import lock_type_writes, statement_writes
 from .base import Backend, WorkerConnection
 
 # What changes an SQLite session; its functions cannot.
@@ -191,10 +192,10 @@ class SqliteBackend(Backend):
 
     def begin_writes(self, lock_type: str | None = None) -> bool:
         chosen = lock_type or self.database._lock_type or "DEFERRED"
-        return self._is_file and chosen.upper() in ("IMMEDIATE", "EXCLUSIVE")
+        return self._is_file and lock_type_writes(chosen)
 
     def may_write(self, sql: str) -> bool:
-        return self._is_file and _may_write(sql)
+        return self._is_file and statement_writes(sql)
 
     def take_write_lock(self, worker: Worker) -> None:
         connections = self.database.connections
@@ -213,18 +214,6 @@ def _is_memory(database: Any) -> bool:
 
 def _is_read_only(database: Any) -> bool:
     return "mode=ro" in str(database) or "immutable=1" in str(database)
-
-
-def _may_write(sql: str) -> bool:
-    word = sql.lstrip()[:8].upper()
-    if word.startswith(("SELECT", "PRAGMA", "EXPLAIN", "SAVEPOIN", "ROLLBACK", "RELEASE")):
-        return False
-    # A WITH may stand before any statement; one too many in the queue does no harm.
-    return not word.startswith("WITH") or not _READS.match(sql)
-
-
-# A WITH statement with none of these words in it only reads.
-_READS = re.compile(r"(?!.*\b(insert|update|delete|replace)\b)", re.IGNORECASE | re.DOTALL)
 
 
 # Where Peewee keeps them. The last two are APSW's and cysqlite's.

@@ -17,7 +17,7 @@ import peewee
 
 from .._bridge.calls import PendingCall, call_on_worker, is_async, name_of
 from .._bridge.connections import Connections, SharedConnection
-from .._bridge.dual import WRITES, install_dual, refuse_bind_ctx, refuse_peewee
+from .._bridge.dual import install_dual, refuse_bind_ctx, refuse_peewee
 from .._bridge.fork import forget_connection
 from .._bridge.places import Place, guard, on_loop_thread, place, sync_allowed
 from .._bridge.results import detached
@@ -31,6 +31,7 @@ from .._pool.pool import PoolStats
 from .._pool.worker import current_worker
 from .._settings import PoolSettings
 from .._typing.results import DualBool, DualValue, Returned, Self
+from .._writes import method_writes
 from .execution import Execution
 from .models import AsyncModel
 from .sqlite_functions import install_registrations
@@ -309,7 +310,7 @@ def _pend_database(
     database: Any, name: str, native: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> PendingCall[Any]:
     function = detached(native, database, *args, **kwargs)
-    writes = name in WRITES or (
+    writes = bool(method_writes(name)) or (
         name == "execute_sql" and database.backend.may_write(args[0] if args else kwargs["sql"])
     )
     return call_on_worker(f"db.{name}", database.connections, function, writes=writes)

@@ -16,6 +16,7 @@ from .._bridge.places import guard, on_loop_thread
 from .._bridge.results import detached, detached_partly, read_all
 from .._bridge.streams import Stream
 from .._typing.results import DualList
+from .._writes import query_writes
 
 if TYPE_CHECKING:
     from .._typing.queries import AsyncManyToManyQuery as AsyncManyToManyQuery
@@ -94,7 +95,7 @@ def _pend_query(
     connections = _connections_for(query, name, args, kwargs)
     label = f"{describe(query)}.{name}"
     # One that writes does so each time it is executed, whatever rows it has from the last.
-    writes = isinstance(query, peewee._WriteQuery) or name in ("add", "remove", "clear")
+    writes = query_writes(query, name)
     if name == "execute" and _is_filled(query) and not writes:
         return call_on_worker(label, connections, lambda: query._cursor_wrapper)
     # A clone: execution changes a query, and two tasks may share this one.
