@@ -75,13 +75,13 @@ class Entry:
     def __init__(
         self, pool: WorkerPool, lease: Lease, label: str, task: Any, owns_lease: bool = False
     ) -> None:
-        self.pool = pool
-        self.lease = lease
-        self.label = label
+        self.pool: WorkerPool = pool
+        self.lease: Lease = lease
+        self.label: str = label
         # Not always the task that leaves the block: a generator that is dropped in the middle
         # is closed by another one.
         self.task: weakref.ReferenceType[Any] = weakref.ref(task)
-        self.owns_lease = owns_lease
+        self.owns_lease: bool = owns_lease
         self.block = None
         # Whose frame has entered it, by id, while the block is open; and whether that is one of an
         # asynchronous generator, which may be dropped in the middle.
@@ -90,7 +90,7 @@ class Entry:
         # Why calls in it are refused although the lease is held.
         self.problem = ""
         # It is of a stream that lends its connection, and over when that is.
-        self.is_lent = False
+        self.is_lent: bool = False
 
     @property
     def is_over(self) -> bool:
@@ -139,7 +139,7 @@ class Connections:
         make_connection: Callable[[], Connection],
         forget_connection: Callable[[], Any],
     ) -> None:
-        self.pools = PoolPerLoop(settings, make_connection)
+        self.pools: PoolPerLoop = PoolPerLoop(settings, make_connection)
         # In front of the writers of this database, None where the database needs none.
         self.write_lock: WriteLock | None = None
         # The functions that were seen to take it: the next time they wait for it without a worker.

@@ -81,8 +81,8 @@ class GilTurns:
         self._given.acquire()
         # For the pool, which looks whether a worker gets on: how many statements and jobs it has
         # ended, and whether it is in one.
-        self.progress = 0
-        self.in_driver = False
+        self.progress: int = 0
+        self.in_driver: bool = False
         self._clock: int | None = None
         # What its jobs have waited for in short statements, and all that it has computed, in seconds.
         self._waited = self._used = 0.0
@@ -145,8 +145,8 @@ class FreeTurns:
     """What a worker does about its turn on a free-threaded Python: nothing."""
 
     def __init__(self) -> None:
-        self.in_driver = False
-        self.progress = 0
+        self.in_driver: bool = False
+        self.progress: int = 0
 
     def start_clock(self) -> None: ...
 

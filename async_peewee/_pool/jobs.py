@@ -46,13 +46,13 @@ class Lease:
 
     def __init__(self, label: str) -> None:
         # Whose it is, for messages.
-        self.label = label
-        self.state = Lease.WANTED
+        self.label: str = label
+        self.state: str = Lease.WANTED
         # The Worker, from the moment that the lease is held.
         self.worker: Any = None
         self.since: float = 0.0
         # The name of the pool that has ended it with its worker.
-        self.closed_pool = ""
+        self.closed_pool: str = ""
         # Calls that wait until their worker has done the one before.
         self.jobs: deque[Job] = deque()
 

@@ -153,7 +153,7 @@ class Worker:
         self.name = name
         self.connection = connection
         self.turns: GilTurns | FreeTurns = make_turns(pool, connection.worth_passing)
-        self.interrupter = Interrupter(connection, name)
+        self.interrupter: Interrupter = Interrupter(connection, name)
         # Whose connection it has; a pool that is tested without one has none.
         self.database_key: object = getattr(connection, "database_key", None)
         # None in the inbox means: end.

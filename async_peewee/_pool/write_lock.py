@@ -25,9 +25,9 @@ class Waiter:
 
     def __init__(self, grant: Callable[[Any], bool], job: Any = None, scheduler: object = None) -> None:
         # Called with the job, on the thread of whoever releases the lock; False: it is not wanted any more.
-        self.grant = grant
-        self.job = job
-        self.scheduler = scheduler
+        self.grant: Callable[[Any], bool] = grant
+        self.job: Any = job
+        self.scheduler: object = scheduler
 
 
 class WriteLock:
