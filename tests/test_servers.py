@@ -31,6 +31,12 @@ def test_it_waits():
 """
 
 
+def heed_signals() -> None:
+    """In a process that begins: end by the signals that whoever started this run may have it ignore."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -49,7 +55,13 @@ def start_run(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         with (tmp_path / "log").open("wb") as log:
             run = subprocess.Popen(
-                command, cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True
+                command,
+                cwd=tmp_path,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=heed_signals,
             )
         runs.append(run)
         return run
