@@ -95,9 +95,8 @@ class Chunks:
         try:
             cursor = database.execute_streaming(query, request)
         except BaseException:
-            connection = current_connection(database)
-            if request.cursor is not None and connection is not None:
-                connection.end_stream(request.cursor, is_exhausted=True)
+            if request.cursor is not None and self._connection is not None:
+                self._connection.end_stream(request.cursor, is_exhausted=True)
             raise
         make_wrapper: Any = query._get_cursor_wrapper  # type: ignore[union-attr]
         return make_wrapper(cursor)
