@@ -47,7 +47,7 @@ async def test_a_failing_connect_says_no_password(
     """Neither as argument nor in a URL or DSN, in the error, its causes, the repr or the log."""
     caplog.set_level(logging.DEBUG)
     databases: list[Any] = [
-        AsyncPostgresqlDatabase("s3cr3t", host="127.0.0.1", port=1, password="s3cr3t", acquire_timeout=0.1),
+        AsyncPostgresqlDatabase("name", host="127.0.0.1", port=1, password="s3cr3t", acquire_timeout=0.1),
         AsyncPostgresqlDatabase("postgresql://user:s3cr3t@127.0.0.1:1/name", acquire_timeout=0.1),
         AsyncMySQLDatabase("name", host="127.0.0.1", port=1, password="s3cr3t", acquire_timeout=0.1),
     ]
@@ -58,5 +58,5 @@ async def test_a_failing_connect_says_no_password(
         assert "s3cr3t" not in repr(caught.value)
         assert caught.value.__cause__ is None
         assert database.is_closed()
-    assert "s3cr3t" not in repr(databases[1:])
+    assert "s3cr3t" not in repr(databases)
     assert "s3cr3t" not in caplog.text
