@@ -56,7 +56,7 @@ class AsyncPostgresqlExtDatabase(AsyncPostgresqlDatabase, PostgresqlExtDatabase)
         return connection
 
 
-class ServerSideCursor:
+class ServerSideCursor(FetchManyCursor):  # type: ignore[misc]  # playhouse has no types
     """A server-side cursor that ends on its worker: read to its end, dropped, or left by its job.
 
     Peewee's is part of a reference cycle. Python would close it some time later, in any
@@ -64,24 +64,21 @@ class ServerSideCursor:
     """
 
     def __init__(self, cursor: Any, size: int) -> None:
+        # Not Peewee's own: it makes the cycle.
         self.cursor = cursor
-        self._size = size
+        self.array_size = size
+        self.exhausted = False
         self._rows: Iterator[Any] = iter(())
-        self._is_exhausted = False
-
-    @property
-    def description(self) -> Any:
-        return self.cursor.description
 
     def fetchone(self) -> Any:
         """Return the next row out of a chunk: the cursor's own would ask the server for each."""
         row = next(self._rows, None)
-        if row is None and not self._is_exhausted:
+        if row is None and not self.exhausted:
             with driver_errors:
-                self._rows = iter(self.cursor.fetchmany(self._size))
+                self._rows = iter(self.cursor.fetchmany(self.array_size))
             row = next(self._rows, None)
         if row is None:
-            self._is_exhausted = True
+            self.exhausted = True
             self.close()
         return row
 

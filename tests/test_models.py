@@ -7,7 +7,7 @@ from typing import Any
 import peewee
 import pytest
 
-from async_peewee import AsyncSqliteDatabase
+from async_peewee import AsyncModel, AsyncSqliteDatabase
 from tests.support import Models, base_of
 
 
@@ -147,3 +147,19 @@ async def test_composite_keys(db: Any) -> None:
         await Grade.create(student="Huey", course="Hunting", mark=3)
     assert await grade.delete_instance() == 1
     assert await Grade.select().count() == 1
+
+
+def test_a_model_with_its_own_key_has_no_id() -> None:
+    """As in plain Peewee; a model without one has its automatic key."""
+
+    class Page(AsyncModel):
+        slug = peewee.TextField(primary_key=True)
+
+    class Note(AsyncModel):
+        text = peewee.TextField()
+
+    assert not hasattr(Page, "id")
+    assert not hasattr(Page(slug="a"), "id")
+    assert Page._meta.primary_key is Page.slug
+    assert Note(id=7).id == 7
+    assert [*Note._meta.fields] == ["id", "text"]

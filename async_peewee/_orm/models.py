@@ -185,3 +185,7 @@ for _name in QUERY_BUILDERS:
 
 
 AsyncModel.delete = peewee.classmethod_only(_delete)
+
+# Peewee's Model has no fields, so a model with a key of its own has no `id`; this one is a class
+# like any other, and would hand its automatic key's name down to all.
+del AsyncModel.id  # type: ignore[attr-defined]

@@ -11,6 +11,7 @@ from playhouse.postgres_ext import (
     ArrayField,
     BinaryJSONField,
     DateTimeTZField,
+    FetchManyCursor,
     HStoreField,
     Match,
     PostgresqlExtDatabase,
@@ -182,6 +183,7 @@ async def test_a_server_side_cursor_ends_with_its_job(numbers: Any) -> None:
 
     def begin() -> int:
         kept.append(ServerSideQuery(query, array_size=10).iterator())
+        assert isinstance(db.execute(query, named_cursor=True, array_size=10), FetchManyCursor)
         return int(next(kept[-1]).n)
 
     assert await db.run(begin) == 0
