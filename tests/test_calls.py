@@ -6,13 +6,17 @@ import asyncio
 import copy
 import gc
 import inspect
+import itertools
+import operator
 import pickle
 import re
 import threading
-from collections.abc import Callable, Coroutine
+import unittest
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import closing
 from contextvars import ContextVar
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +76,113 @@ async def test_misuse_says_await_it_first(sqlite_models: Models, misuse: Callabl
             said = rf"{re.escape(name)} before it was awaited.*await it first"
             with pytest.raises(BlockingCallError, match=said):
                 misuse(value)
+
+
+def match_row(value: Any, row: Any) -> bool:
+    match value:
+        case peewee.Model():
+            return True
+    return False
+
+
+def match_value(value: Any, row: Any) -> bool:
+    match (value, row):
+        case (0, _) | (int(), _):
+            return True
+    return False
+
+
+class ById:
+    """A user's class whose equality looks at the other's class, as most do."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ById) and id(self) == id(other)
+
+    __hash__ = object.__hash__
+
+
+COMPARED: dict[str, Callable[[Any, Any], Any]] = {
+    "equal": lambda value, row: row == value,
+    "unequal": lambda value, row: row != value,
+    "order": lambda value, row: row < value,
+    "with a class of one's own": lambda value, row: ById() == value,
+    "with a number": lambda value, row: operator.eq(1, value),
+    "with None": lambda value, row: operator.eq(None, value),
+    "inside tuples": lambda value, row: (row, 1) == (value, 1),
+    "in a list": lambda value, row: value in [row, 1],
+    "in a set": lambda value, row: value in {row, 1},
+    "index": lambda value, row: [row].index(value),
+    "count": lambda value, row: [row].count(value),
+    "remove": lambda value, row: [row].remove(value),
+    "assertEqual": lambda value, row: unittest.TestCase().assertEqual(row, value),  # noqa: PT009
+    "sorted": lambda value, row: sorted([value, value]),
+    "groupby": lambda value, row: list(itertools.groupby([row, value])),
+    "set": lambda value, row: {value},
+    "dict": lambda value, row: {value: 1},
+    "look-up": lambda value, row: {row: 1}.get(value),
+    "Counter": lambda value, row: Counter([value]),
+    "lru_cache": lambda value, row: cache(repr)(value),
+    "match of a class": match_row,
+    "match of a value": match_value,
+}
+
+
+@pytest.mark.parametrize("compare", COMPARED.values(), ids=COMPARED)
+async def test_comparison_says_await_it_first(
+    sqlite_models: Models, compare: Callable[[Any, Any], Any]
+) -> None:
+    """On either side, as a key and by pattern: a wrong answer about a permission would go unnoticed."""
+    plain = type("Plain", (peewee.Model,), {})
+    for row in (sqlite_models.User(id=1), plain(id=1)):
+        reference = sqlite_models.Tweet(user=1).user
+        with closing(sqlite_models.User.get(name="Huey")) as call:
+            for value in (call, reference):
+                with pytest.raises(BlockingCallError, match="before it was awaited.*await it first"):
+                    compare(value, row)
+
+
+async def test_a_reference_names_its_key(sqlite_models: Models) -> None:
+    """Which is at hand, and all that many a comparison needs."""
+    tweet = sqlite_models.Tweet(user=1)
+    with pytest.raises(BlockingCallError, match=r"its key alone, Tweet\.user_id, needs no query"):
+        assert sqlite_models.User(id=1) == tweet.user
+    assert tweet.user_id == 1
+
+
+async def test_a_query_is_compared_with_queries_alone(sqlite_models: Models) -> None:
+    """One that Peewee makes no SQL of is refused, until it has rows; Peewee's own meanings go on."""
+    User = sqlite_models.User
+    huey = await User.create(name="Huey")
+    update, returning = User.update(age=1), User.update(age=1).returning(User)
+    refused: list[Callable[[], Any]] = [
+        lambda: update == 1,
+        lambda: operator.ne(1, update),
+        lambda: User.raw("SELECT 1") == [huey],
+        lambda: huey == User.select(),
+        lambda: User.select() in [huey, 1],
+        lambda: update in [huey, 1],
+    ]
+    for compare in refused:
+        said = r"comparing User\.\w+\(\) before it was awaited.*await it first"
+        with pytest.raises(BlockingCallError, match=said):
+            compare()
+        assert isinstance(await sqlite_models.database.run(compare), bool)
+    assert [User.delete(), update].index(update) == 1
+    assert isinstance(User.age == update, peewee.Expression)
+    assert isinstance(User.select(User.age) == 1, peewee.Expression)
+    assert len(await returning) == 1
+    assert (returning == 1, huey == returning) == (False, False)
+
+
+async def test_what_awaits_may_ask_and_hash(sqlite_models: Models) -> None:
+    """A reference is no row yet, and says so; code that looks for something to await gets its answer."""
+    reference: Any = sqlite_models.Tweet(user=1).user
+    assert not isinstance(reference, sqlite_models.User)
+    assert reference.__class__ is type(reference)
+    match reference:
+        case Awaitable():
+            return
+    pytest.fail("a reference can be awaited")
 
 
 async def test_a_forgotten_await_is_never_stored(sqlite_models: Models) -> None:
@@ -149,7 +260,7 @@ async def test_a_call_is_single_use(sqlite_models: Models) -> None:
 
 
 async def test_introspection_does_no_harm(sqlite_models: Models) -> None:
-    """repr, inspect, hasattr and hash answer; copying and pickling raise a plain TypeError."""
+    """repr, inspect and hasattr answer; copying and pickling raise a plain TypeError."""
     tweet = sqlite_models.Tweet(user=1)
     with closing(sqlite_models.User.create(name="Huey")) as call:
         introspect(call, tweet)
@@ -165,7 +276,6 @@ def introspect(call: Any, tweet: Any) -> None:
         assert inspect.getmembers(value)
         assert not hasattr(value, "__wrapped__")
         assert not hasattr(value, "_meta")
-        assert {value: 1}[value] == 1
         for duplicate in (copy.copy, copy.deepcopy, pickle.dumps):
             with pytest.raises(TypeError, match="was not awaited"):
                 duplicate(value)
@@ -187,6 +297,10 @@ async def test_asyncio_takes_a_call_for_a_coroutine(sqlite_models: Models) -> No
         *(huey, mickey, 2)
     ]
     assert await asyncio.wait_for(User.get(name="Huey"), 5) == huey
+    await sqlite_models.Tweet.create(user=huey, text="meow")
+    reference = (await sqlite_models.Tweet.get()).user
+    assert await asyncio.gather(reference, reference, User.get(name="Huey")) == [huey] * 3
+    assert [await each for each in asyncio.as_completed([reference])] == [huey]
     assert [len(rows) for rows in await asyncio.gather(User.select(), User.select().limit(1))] == [2, 1]
     assert asyncio.iscoroutine(call := aio(huey))
     assert await asyncio.create_task(call) is huey

@@ -1,4 +1,4 @@
-"""Calls: the guard of the loop's thread, the pending call, and aio()."""
+"""Calls: the pending call, and aio()."""
 
 from __future__ import annotations
 
@@ -6,64 +6,20 @@ import inspect
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
 import peewee
 
-from .._errors import BlockingCallError
 from .._typing.results import DualValue, Returned
 from .connections import Connections, connections_for_function, connections_of
 from .places import on_loop_thread
 from .results import detached
+from .unawaited import Unawaited, set_attribute
 
 P = ParamSpec("P")
 
 
 T = TypeVar("T")
-
-
-class Unawaited:
-    """Refuse everything that only makes sense of the result of a call not awaited yet.
-
-    With an error that says so, and not with AttributeError, which getattr() with a default
-    and template engines swallow. Even str(): a text field would store it otherwise.
-    """
-
-    __slots__ = ()
-
-    def _describe(self) -> str:
-        raise NotImplementedError
-
-    def _misused(self, *_: Any) -> NoReturn:
-        what, instead = self._describe(), f"await it first, as in (await {self._describe()})"
-        raise BlockingCallError(f"using {what} before it was awaited", instead, "finds no result")
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not name.startswith("_"):
-            self._misused()
-        super().__setattr__(name, value)
-
-    def __getattr__(self, name: str) -> NoReturn:
-        # Names of introspection are asked for by debuggers, copy and asyncio's own repr.
-        if name.startswith(("_", "cr_", "gi_", "ag_")):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        self._misused()
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._describe()}, not awaited>"
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(f"{self._describe()} was not awaited, and cannot be pickled")
-
-    if not TYPE_CHECKING:  # a checker that does not see them reports their use
-        __bool__ = __str__ = __int__ = __float__ = __index__ = __len__ = __iter__ = _misused
-        __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _misused
-        __getitem__ = __contains__ = __format__ = __add__ = __sub__ = _misused
-        __hash__ = object.__hash__
-
-
-# Past the guard above, for what is our own.
-set_attribute = object.__setattr__
 
 
 class PendingCall(Unawaited, Coroutine[Any, Any, T]):
@@ -210,6 +166,8 @@ def aio(value: Any, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
 
 
 def _pending(value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if isinstance(value, Unawaited):
+        return value
     if isinstance(value, peewee.BaseQuery):
         return _execution(value, *args, **kwargs)
     if inspect.isawaitable(value):
@@ -231,7 +189,7 @@ def _execution(query: Any, database: Any = None) -> Any:
 
 
 async def _settle(value: Any) -> Any:
-    return await value if inspect.isawaitable(value) else value
+    return await value if isinstance(value, Unawaited) or inspect.isawaitable(value) else value
 
 
 # What Python says of a dropped coroutine: "coroutine 'aio' was never awaited".

@@ -21,7 +21,7 @@ from .._typing.results import DualBool, DualInt, DualList, DualValue
 from .._writes import method_writes
 from .calls import PendingCall, call_on_worker
 from .connections import connections_of
-from .places import on_loop_thread
+from .places import is_peewee, on_loop_thread
 from .results import detached
 
 P = ParamSpec("P")
@@ -58,12 +58,6 @@ def dual(name: str, native: Callable[..., Any], pend: Pend, owner: type | None =
 
     method.is_dual = True  # type: ignore[attr-defined]
     return method
-
-
-def is_peewee(frame: FrameType) -> bool:
-    """Return True if the code of a frame is Peewee's own."""
-    module = frame.f_globals.get("__name__", "")
-    return bool(module == "peewee" or module.startswith("playhouse."))
 
 
 def refuse_peewee(frame: FrameType, name: str, target: Any) -> None:

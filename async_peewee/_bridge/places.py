@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import Enum
+from types import FrameType
 from typing import Any
 
 import peewee
@@ -53,6 +54,12 @@ def current_connection(database: Any) -> Any:
     """Return the connection of the worker whose thread this is, None on another thread or database."""
     worker = worker_of(database)
     return worker.connection if worker is not None else None
+
+
+def is_peewee(frame: FrameType) -> bool:
+    """Return True if the code of a frame is Peewee's own."""
+    module = frame.f_globals.get("__name__", "")
+    return bool(module == "peewee" or module.startswith("playhouse."))
 
 
 def guard(what: str, instead: str, *problem: str) -> None:

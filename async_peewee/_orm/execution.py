@@ -12,8 +12,7 @@ from typing import Any
 import peewee
 
 from .._bridge.connections import Connections
-from .._bridge.dual import is_peewee
-from .._bridge.places import current_connection, guard, on_loop_thread, worker_of
+from .._bridge.places import current_connection, guard, is_peewee, on_loop_thread, worker_of
 from .._drivers.base import Backend
 from .._drivers.statement_profiles import StatementProfile, StatementProfiles
 from .._pool.connection import StreamRequest

@@ -12,7 +12,7 @@ import peewee
 from .._bridge.dual import install_dual, pend_method, refuse_bind_ctx
 from .._bridge.places import guard
 from .._typing.results import Self
-from .queries import make_awaitable
+from .queries import AsyncQuery, make_awaitable
 from .relations import AsyncBackrefAccessor, AsyncForeignKeyAccessor, AsyncManyToManyAccessor
 
 if TYPE_CHECKING:
@@ -157,6 +157,13 @@ class AsyncModel(TypedModel, metaclass=AsyncModelBase):
     def bind_ctx(cls, database: Any, bind_refs: bool = True, bind_backrefs: bool = True) -> Any:
         refuse_bind_ctx()
         return super().bind_ctx(database, bind_refs, bind_backrefs)
+
+    def __eq__(self, other: object) -> Any:
+        if isinstance(other, AsyncQuery):
+            other.refuse_comparison()
+        return super().__eq__(other)
+
+    __hash__ = peewee.Model.__hash__
 
     def __sql__(self, ctx: Any) -> Any:
         # Peewee's own reads the primary key by its name, which is a query where the

@@ -77,6 +77,14 @@ def _install_methods(made: type, cls: type) -> None:
     for name in QUERY_METHODS if is_query else []:
         if hasattr(cls, name):
             setattr(made, name, dual(name, getattr(cls, name), _pend_query))
+    if is_query and not issubclass(cls, _HashableSource):  # of those Peewee makes SQL, or compares them
+        made.__eq__ = _is_same  # type: ignore[assignment]
+
+
+def _is_same(query: AsyncQuery, other: object) -> bool:
+    if not isinstance(other, peewee.BaseQuery):
+        query.refuse_comparison()
+    return query is other
 
 
 def _awaitable_builder(cls: type, name: str) -> Callable[..., Any]:
@@ -205,6 +213,12 @@ class AsyncQuery:
     def __contains__(self, row: Any) -> bool:
         self._guard("x in query", "await query.where(...).exists()")
         return any(row == other for other in self)
+
+    def refuse_comparison(self) -> None:
+        """Raise BlockingCallError on the loop's thread, unless the query has its rows."""
+        if not _is_filled(self):
+            instead = "await it first, as in (await query)"
+            guard(f"comparing {describe(self)} before it was awaited", instead, "finds no result")
 
     def _guard(self, what: str, instead: str) -> None:
         if not _is_filled(self):

@@ -7,9 +7,10 @@ from typing import Any, NoReturn
 
 import peewee
 
-from .._bridge.calls import Unawaited, call_on_worker
+from .._bridge.calls import call_on_worker
 from .._bridge.connections import connections_of
 from .._bridge.places import guard, on_loop_thread
+from .._bridge.unawaited import Unawaited
 from .._errors import BlockingCallError
 from .queries import make_awaitable
 
@@ -33,6 +34,10 @@ class RelatedReference(Unawaited):
 
     def _describe(self) -> str:
         return f"{type(self._instance).__name__}.{self._accessor.name}"
+
+    def _instead(self) -> str:
+        key = f"{type(self._instance).__name__}.{self._accessor.field.object_id_name}"
+        return f"{super()._instead()}; its key alone, {key}, needs no query"
 
     def __getattr__(self, name: str) -> NoReturn:
         if name == "_meta":  # asked for by code that takes it for the row: model_to_dict()
