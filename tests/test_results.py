@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import gc
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from operator import attrgetter, itemgetter
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import peewee
 import pytest
 
-from async_peewee import AsyncMySQLDatabase
+from async_peewee import AsyncMySQLDatabase, BlockingCallError
 from async_peewee._bridge import results
-from async_peewee._bridge.results import BufferedCursor, detach, detached, read_all
+from async_peewee._bridge.detaching import detach, detached
+from async_peewee._bridge.results import BufferedCursor, read_all
 from tests.support import Models, queries_of
 
 
@@ -174,6 +177,124 @@ async def test_results_of_run_need_no_connection(models: Models) -> None:
     await db.close()
     assert {name: len(list(rows)) for name, rows in results.items()} == dict.fromkeys(results, 500)
     assert statements == []
+
+
+class Page(NamedTuple):
+    rows: Any
+    total: int
+
+
+@dataclass(frozen=True)
+class Report:
+    total: int
+    rows: Any
+
+
+LAZY: dict[str, Callable[[Models], Any]] = {
+    "execute": lambda models: models.User.select().execute(),
+    "dicts": lambda models: models.User.select().dicts().execute(),
+    "iterator": lambda models: models.User.select().iterator(),
+    "scalars": lambda models: models.User.select(models.User.age).scalars(),
+    "execute_sql": lambda models: models.database.execute_sql("SELECT age FROM users"),
+}
+
+
+# What a function makes of something lazy, and the way to it.
+CONTAINERS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "tuple": (lambda lazy: (lazy, 3), itemgetter(0)),
+    "list": (lambda lazy: [3, lazy], itemgetter(1)),
+    "dict": (lambda lazy: {"total": 3, "rows": lazy}, itemgetter("rows")),
+    "namedtuple": (lambda lazy: Page(lazy, 3), attrgetter("rows")),
+    "dataclass": (lambda lazy: Report(3, lazy), attrgetter("rows")),
+    "nested": (lambda lazy: {"a": [Page((Report(3, lazy),), 3)]}, lambda found: found["a"][0].rows[0].rows),
+    "twice": (lambda lazy: (lazy, [lazy]), lambda found: found[1][0]),
+    "after many rows": (lambda lazy: [*[(n, n) for n in range(500)], lazy], itemgetter(-1)),
+    "with itself": (lambda lazy: with_itself([3, lazy]), lambda found: found[2][1]),
+}
+
+
+def with_itself(values: list[Any]) -> list[Any]:
+    values.append(values)
+    return values
+
+
+@pytest.mark.parametrize(("pack", "way"), CONTAINERS.values(), ids=CONTAINERS)
+async def test_what_is_lazy_in_a_container_has_its_rows(
+    models: Models, pack: Callable[[Any], Any], way: Callable[[Any], Any]
+) -> None:
+    """As the result itself has: they need neither the worker nor its connection, in a block or outside."""
+    User, db = models.User, models.database
+    await User.insert_many([(str(n), n) for n in range(50)], [User.name, User.age])
+    results = {name: await db.run(lambda make=make: pack(make(models))) for name, make in LAZY.items()}
+    async with db.atomic():
+        for name, make in LAZY.items():
+            results[f"{name} in a block"] = await db.run(lambda make=make: pack(make(models)))
+        assert {name: len(list(way(found))) for name, found in results.items()} == dict.fromkeys(results, 50)
+
+
+async def test_each_of_many_lazy_results_has_its_rows(sqlite_models: Models) -> None:
+    """A list with a query for each row; what is found in one is looked for in all."""
+    User, Tweet, db = sqlite_models.User, sqlite_models.Tweet, sqlite_models.database
+    await User.insert_many([(str(n), n) for n in range(60)], [User.name, User.age])
+    await Tweet.insert_many([(n, "meow") for n in range(1, 61)], [Tweet.user, Tweet.text])
+    pairs = await db.run(lambda: [(user, user.tweets.execute()) for user in User.select()])
+    assert [[tweet.text for tweet in tweets] for _, tweets in pairs] == [["meow"]] * 60
+
+
+async def test_a_container_of_plain_values_is_the_same_object(sqlite_models: Models) -> None:
+    """Nothing is copied without need, and a stranger's class is not looked into."""
+    row = sqlite_models.User(name="Huey")
+    nested: Any = {"rows": [{"name": "Huey"}] * 500, "page": (row, [row]), "report": Report(1, row)}
+    for value in ([1, "2"], (row, True), [row] * 3, nested, SimpleNamespace(rows=iter(())), [object()]):
+        assert await sqlite_models.database.run(lambda value=value: value) is value
+
+
+def hidden_in_an_object(query: Any) -> Callable[[], Any]:
+    holder = SimpleNamespace(rows=query.execute())
+    return lambda: list(holder.rows)
+
+
+def hidden_in_a_generator(query: Any) -> Callable[[], Any]:
+    generator = (row.name for row in query)
+    return lambda: list(generator)
+
+
+def hidden_in_an_iterator(query: Any) -> Callable[[], Any]:
+    rows = map(str, query.execute())
+    return lambda: next(rows)
+
+
+def hidden_half_read(query: Any) -> Callable[[], Any]:
+    rows = iter(query.execute())
+    next(rows)
+    return lambda: next(rows)
+
+
+def hidden_cursor(query: Any) -> Callable[[], Any]:
+    cursor = query._database.execute_sql("SELECT name FROM users")
+    return lambda: [row for row in cursor]  # noqa: C416
+
+
+HIDDEN = [hidden_in_an_object, hidden_in_a_generator, hidden_in_an_iterator, hidden_half_read, hidden_cursor]
+
+
+@pytest.mark.parametrize("hide", HIDDEN)
+async def test_rows_left_on_a_worker_say_what_to_write(
+    sqlite_models: Models, hide: Callable[[Any], Callable[[], Any]]
+) -> None:
+    """Where nobody looks for them they are refused on the loop, with more than an error about threads."""
+    User, db = sqlite_models.User, sqlite_models.database
+    await User.insert_many([(str(n), n) for n in range(50)], [User.name, User.age])
+    said = r"left on its worker.*return list\(query\)"
+    read = await db.run(hide, User.select())
+    with pytest.raises(BlockingCallError, match=said):
+        read()
+    async with db.atomic():
+        read = await db.run(hide, User.select())
+        with pytest.raises(BlockingCallError, match=said):
+            read()
+        # The block's next function may go on where this one has stopped.
+        assert await db.run(await db.run(hide, User.select()))
 
 
 async def test_a_row_half_read_holds_no_lock(sqlite_models: Models) -> None:

@@ -12,8 +12,8 @@ import peewee
 
 from .._typing.results import DualValue, Returned
 from .connections import Connections, connections_for_function, connections_of
+from .detaching import detached
 from .places import on_loop_thread
-from .results import detached
 from .unawaited import Unawaited, set_attribute
 
 P = ParamSpec("P")

@@ -21,8 +21,8 @@ from .._typing.results import DualBool, DualInt, DualList, DualValue
 from .._writes import method_writes
 from .calls import PendingCall, call_on_worker
 from .connections import connections_of
+from .detaching import detached
 from .places import is_peewee, on_loop_thread
-from .results import detached
 
 P = ParamSpec("P")
 

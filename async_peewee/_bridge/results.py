@@ -7,10 +7,8 @@ makes the rows that are made quickly, a few hundred at a time; the worker makes 
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from types import GeneratorType
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import peewee
@@ -99,44 +97,6 @@ def read_partly(wrapper: Any) -> Any:
         if not is_quick or cursor.left > SLICE:
             read_all(wrapper)
     return wrapper
-
-
-def detach(result: Any) -> Any:
-    """Make a result fit to leave the worker: filled if it is lazy, buffered if it is a raw cursor."""
-    if isinstance(result, peewee.CursorWrapper):
-        return read_all(result)
-    if isinstance(result, peewee.BaseQuery):
-        wrapper = vars(result).get("_cursor_wrapper")
-        if wrapper is not None:
-            read_all(wrapper)
-    elif isinstance(result, GeneratorType):
-        # Peewee's own generators (iterator(), scalars()) read from the connection as they
-        # go. One of the user's own is left alone: it may well mean to run on the loop.
-        if result.gi_code.co_filename == sys.modules["peewee"].__file__:
-            return list(result)
-    elif _is_raw_cursor(result):
-        return BufferedCursor(result)
-    return result
-
-
-def _is_raw_cursor(result: Any) -> bool:
-    kind = type(result)
-    return hasattr(kind, "fetchone") and hasattr(result, "description") and kind is not BufferedCursor
-
-
-def detached(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[[], Any]:
-    """Return a call of `function` whose result may leave the worker."""
-    return lambda: detach(function(*args, **kwargs))
-
-
-def detached_partly(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[[], Any]:
-    """Return a call of `function` of whose result `read_all()` may have to make the last rows."""
-
-    def call() -> Any:
-        result = function(*args, **kwargs)
-        return read_partly(result) if isinstance(result, peewee.CursorWrapper) else detach(result)
-
-    return call
 
 
 # After so many rows, a millisecond or two of Python, a worker lets go of the interpreter for a

@@ -17,10 +17,10 @@ import peewee
 
 from .._bridge.calls import PendingCall, call_on_worker, is_async, name_of
 from .._bridge.connections import Connections, SharedConnection
+from .._bridge.detaching import detached
 from .._bridge.dual import install_dual, refuse_bind_ctx, refuse_peewee
 from .._bridge.fork import forget_connection
 from .._bridge.places import Place, guard, on_loop_thread, place, sync_allowed
-from .._bridge.results import detached
 from .._drivers.backends import backend_of, check_class
 from .._drivers.base import Backend, Versions
 from .._drivers.connecting import bound_attempts, connect_once

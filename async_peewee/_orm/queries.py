@@ -11,9 +11,10 @@ import peewee
 
 from .._bridge.calls import PendingCall, call_on_worker
 from .._bridge.connections import Connections, connections_of
+from .._bridge.detaching import detached, detached_partly
 from .._bridge.dual import dual, refuse_bind_ctx
 from .._bridge.places import guard, on_loop_thread
-from .._bridge.results import detached, detached_partly, read_all
+from .._bridge.results import read_all
 from .._bridge.streams import Stream
 from .._typing.results import DualList
 from .._writes import query_writes

@@ -21,9 +21,9 @@ import peewee
 
 from .._bridge.calls import PendingCall, call_on_worker
 from .._bridge.connections import LEFT_BY_ANOTHER, Entry, require_task
+from .._bridge.detaching import detached
 from .._bridge.dual import install_dual
 from .._bridge.places import current_connection, guard, on_loop_thread
-from .._bridge.results import detached
 from .._errors import PoolClosed, TransactionFinished
 from .._eventloops import current_task, running_key
 from .._pool.worker import current_worker
