@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import anyio
@@ -10,7 +11,7 @@ import peewee
 import pytest
 
 from async_peewee import AsyncModel, BlockingCallError, aio
-from tests.support import Maker, Models
+from tests.support import Maker, Models, in_thread
 
 
 async def names(models: Models) -> list[str]:
@@ -219,8 +220,51 @@ async def test_after_commit_outside_a_transaction_is_at_once(sqlite_models: Mode
 
     async def notify() -> None: ...
 
-    with pytest.raises(peewee.InterfaceError, match="await .*notify"):
-        sqlite_models.database.after_commit(notify)
+    for function in (notify, partial(notify)):
+        with pytest.raises(peewee.InterfaceError, match="await .*notify"):
+            sqlite_models.database.after_commit(function)
+
+
+async def test_after_commit_in_a_function_awaits_on_the_loop(models: Models) -> None:
+    """A coroutine function goes from the worker to the loop; a thread without one refuses it."""
+    db, calls = models.database, []
+
+    async def notify(name: str) -> None:
+        calls.append((name, await models.User.select().count()))
+
+    def work(fails: bool) -> None:
+        db.after_commit(partial(notify, "at once"))
+        with db.atomic():
+            models.User.create(name=str(fails))
+            db.after_commit(partial(notify, "after the commit"))
+            if fails:
+                raise ValueError("roll back")
+
+    await db.run(work, False)
+    assert calls == [("at once", 1), ("after the commit", 1)]
+    with pytest.raises(ValueError, match="roll back"):
+        await db.run(work, True)
+    assert len(calls) == 2
+    with pytest.raises(TypeError, match=r"after_commit\(\) without an event loop is for plain functions"):
+        await in_thread(db.connection_context()(work), False)
+
+
+async def test_what_peewee_calls_cannot_be_async(sqlite_models: Models) -> None:
+    """The default of a field when the class is made, a query hook before its first statement."""
+
+    async def wrong(*_: Any) -> int:
+        return 1
+
+    with pytest.raises(TypeError, match=r"the default of age is for plain functions.*wrong is async"):
+
+        class Wrong(AsyncModel):
+            age = peewee.IntegerField(default=wrong)
+
+    sqlite_models.database.query_hooks.append(wrong)
+    with pytest.raises(TypeError, match=r"db\.query_hooks is for plain functions.*wrong is async"):
+        await sqlite_models.User.create(name="Huey")
+    sqlite_models.database.query_hooks.clear()
+    assert await sqlite_models.User.select().count() == 0
 
 
 async def test_after_commit_in_a_nested_block_waits_for_the_outermost_commit(sqlite_models: Models) -> None:

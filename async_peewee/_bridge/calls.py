@@ -120,6 +120,18 @@ def is_async(function: Any) -> bool:
     return bool(code.co_flags & inspect.CO_COROUTINE)
 
 
+def gives_coroutine(function: Any) -> bool:
+    """Return True if a call of this would do nothing until it is awaited, which Peewee never does."""
+    called = (function, getattr(type(function), "__call__", None))  # noqa: B004
+    return any(inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in called)
+
+
+def refuse_async(function: Any, what: str, why: str = "which it runs on a worker") -> None:
+    """Raise TypeError for a coroutine function where Peewee, or a worker, is to call it."""
+    if gives_coroutine(function):
+        raise TypeError(f"{what} is for plain functions, {why}; {name_of(function)} is async")
+
+
 def name_of(function: Any) -> str:
     """Return a function's name, for messages."""
     name = getattr(function, "__qualname__", None)

@@ -119,13 +119,6 @@ def pend_method(
     return call_on_worker(f"{cls.__name__}.{name}", connections, function, writes=method_writes(name))
 
 
-def refuse_async(function: Callable[..., Any], what: str) -> None:
-    """Raise TypeError for a coroutine function where a worker is to run it as a whole."""
-    if inspect.iscoroutinefunction(function):
-        name = getattr(function, "__qualname__", repr(function))
-        raise TypeError(f"{what} is for plain functions, which it runs on a worker; {name} is async already")
-
-
 def refuse_bind_ctx() -> None:
     """Raise InterfaceError on the loop's thread and on workers, where bind_ctx() would reach other tasks."""
     if on_loop_thread() or here.worker is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Any
 
 import peewee
 
+from .._bridge.calls import gives_coroutine, name_of, refuse_async
 from .._bridge.connections import Connections
 from .._bridge.places import current_connection, guard, is_peewee, on_loop_thread, worker_of
 from .._drivers.base import Backend
@@ -32,6 +32,7 @@ class Execution:
     statements: StatementProfiles
     backend: Backend
     get_sql_context: Any
+    query_hooks: list[Any]
     _state: Any
 
     def _task_state(self) -> dict[str, Any]:
@@ -73,18 +74,23 @@ class Execution:
 
         A plain function runs on the loop's thread, a coroutine function is awaited there,
         before the block's `async with` returns. Never after a rollback. Outside a transaction
-        it runs at once.
+        it runs at once. On a worker a plain function runs there; a coroutine function is awaited
+        on the loop's thread when the call that has committed returns.
         """
+        if here.worker is not None and gives_coroutine(fn):
+            super().after_commit(partial(_defer, fn))  # type: ignore[misc]
+            return fn
         if not on_loop_thread():
+            refuse_async(fn, "db.after_commit() without an event loop", "which it calls")
             return super().after_commit(fn)  # type: ignore[misc]
         if isinstance(self.top_transaction(), peewee._manual):
             raise ValueError("after_commit() cannot be used with `manual`")
         if self.in_transaction():
             self._task_state()["commit_callbacks"].append(partial(_defer, fn))
-        elif inspect.iscoroutinefunction(fn):
+        elif gives_coroutine(fn):
             raise peewee.InterfaceError(
                 "after_commit() outside a transaction runs the function at once, and cannot await; "
-                f"write: await {fn.__qualname__}()"
+                f"write: await {name_of(fn)}()"
             )
         else:
             fn()
@@ -152,6 +158,9 @@ class Execution:
 
     def _begin_statement(self, worker: Worker, statement: StatementProfile) -> None:
         """Refuse a statement of a job that was cancelled or whose transaction is dead."""
+        if self.query_hooks:
+            for hook in self.query_hooks:
+                refuse_async(hook, "db.query_hooks", "which Peewee calls after each statement")
         worker.interrupter.check()
         worker.connection.begin_statement()
         if statement.changes_session:

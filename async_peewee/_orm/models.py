@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import peewee
 
+from .._bridge.calls import refuse_async
 from .._bridge.dual import install_dual, pend_method, refuse_bind_ctx
 from .._bridge.places import guard
 from .._typing.results import Self
 from .queries import AsyncQuery, make_awaitable
 from .relations import AsyncBackrefAccessor, AsyncForeignKeyAccessor, AsyncManyToManyAccessor
+from .signals import with_checked_signals
 
 if TYPE_CHECKING:
     from .._typing.models import AsyncModelAlias, TypedModel
@@ -60,6 +62,7 @@ class AsyncMetadata(peewee.Metadata):
     table = vars(peewee.Metadata)["table"].getter(_table)
 
     def add_field(self, field_name: str, field: Any, set_attribute: bool = True) -> None:
+        refuse_async(field.default, f"the default of {field_name}", "which Peewee calls for each new row")
         # On the field, not on its class: plain models use the same classes.
         if isinstance(field, peewee.ForeignKeyField):
             if field.accessor_class is peewee.ForeignKeyAccessor:
@@ -100,7 +103,7 @@ class AsyncModelBase(peewee.ModelBase):
         metadata = getattr(meta, "model_metadata_class", None)
         if metadata is not None and not issubclass(metadata, AsyncMetadata):
             meta.model_metadata_class = type(f"Async{metadata.__name__}", (AsyncMetadata, metadata), {})
-        model = super().__new__(cls, name, bases, attrs, **kwargs)
+        model = super().__new__(cls, name, with_checked_signals(bases), attrs, **kwargs)
         install_dual(model, MODEL_METHODS, pend_method)
         install_dual(model, SEARCH_METHODS, pend_method)
         return model

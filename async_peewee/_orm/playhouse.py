@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from .._bridge.dual import refuse_async
+from .._bridge.calls import refuse_async
 from .._drivers.base import Versions
 from .database import AsyncDatabase
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import peewee
 
+from .._bridge.calls import refuse_async
 from .._bridge.places import current_connection, on_loop_thread
 from .._drivers.sqlite import Registries, draft_of, registries_of
 
@@ -22,6 +23,10 @@ REGISTERING_METHODS = (
     "register_module unregister_module register_table_function unregister_table_function "
     "load_extension unload_extension attach detach"
 ).split()
+
+
+# What SQLite calls of an aggregate or a window function.
+PARTS = "step inverse value finalize".split()
 
 
 def install_registrations(cls: type[Any]) -> None:
@@ -50,6 +55,9 @@ def _registering(cls: type[Any], name: str) -> Callable[..., Any]:
 
     @functools.wraps(getattr(cls, name))
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        for given in (*args, *kwargs.values()):
+            _refuse_async_parts(given, f"db.{name}()")
+
         def native(draft: Any) -> Any:
             return getattr(super(cls, draft), name)(*args, **kwargs)
 
@@ -65,6 +73,11 @@ def _registering(cls: type[Any], name: str) -> Callable[..., Any]:
 
     method.is_registering = True  # type: ignore[attr-defined]
     return method
+
+
+def _refuse_async_parts(given: Any, what: str) -> None:
+    for function in (given, *(getattr(given, part, None) for part in PARTS)):
+        refuse_async(function, what, "which SQLite calls")
 
 
 def _load_registries(cls: type[Any]) -> Callable[..., None]:

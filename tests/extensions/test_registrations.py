@@ -346,3 +346,29 @@ async def test_what_is_registered_while_a_worker_connects(tmp_path: Path) -> Non
         assert (await db.execute_sql("SELECT x FROM other.t")).fetchall() == [(1,)]
         assert await db.detach("other")
         assert len((await db.execute_sql("PRAGMA database_list")).fetchall()) == 1
+
+
+async def shout(*args: Any) -> str:
+    return "shout"
+
+
+class Awaiting(Longest):
+    """An aggregate that would await."""
+
+    async def step(self, value: str) -> None:  # type: ignore[override]
+        await shout(value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [("func", shout), ("collation", shout), ("aggregate", Awaiting), ("window_function", Awaiting)],
+)
+async def test_async_functions_are_refused(db: AsyncSqliteDatabase, kind: str, given: Any) -> None:
+    """SQLite would take a coroutine for the value: the registration says so, on the loop and on a worker."""
+    for register in (
+        lambda: getattr(db, kind)("given")(given),
+        lambda: db.run(getattr(db, kind)("given"), given),
+    ):
+        with pytest.raises(TypeError, match=r"db\.register_\w+\(\) is for plain functions.*is async"):
+            await register()
+    assert await select_everywhere(db, "SELECT 1") == [1] * WORKERS
