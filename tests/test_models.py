@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
+import anyio
 import peewee
 import pytest
+from playhouse.shortcuts import ThreadSafeDatabaseMetadata
 
 from async_peewee import AsyncModel, AsyncSqliteDatabase
 from tests.support import Models, base_of
@@ -163,3 +167,84 @@ def test_a_model_with_its_own_key_has_no_id() -> None:
     assert Page._meta.primary_key is Page.slug
     assert Note(id=7).id == 7
     assert [*Note._meta.fields] == ["id", "text"]
+
+
+class Threaded(ThreadSafeDatabaseMetadata):
+    """A class of one's own made of it."""
+
+
+class ThreadedBase(peewee.Model):
+    """A plain model from which one may inherit it."""
+
+    class Meta:
+        model_metadata_class = Threaded
+
+
+def threaded_meta() -> Any:
+    return type("Item", (AsyncModel,), {"Meta": type("Meta", (), {"model_metadata_class": Threaded})})
+
+
+def threaded_base() -> Any:
+    return type("Item", (ThreadedBase, AsyncModel), {})
+
+
+@pytest.mark.parametrize("make", [threaded_meta, threaded_base])
+def test_a_database_for_each_thread_is_refused(make: Any) -> None:
+    """When the class is made: half of its calls would go to the database that another thread has chosen."""
+    with pytest.raises(TypeError, match=r"Item cannot have Threaded: .*await query\.execute\(database\)"):
+        make()
+
+
+async def test_another_database_by_query_and_by_model(tmp_path: Path) -> None:
+    """What is written instead: both of the databases have what was meant for them."""
+
+    class Item(AsyncModel):
+        name = peewee.CharField()
+
+        class Meta:
+            database = AsyncSqliteDatabase(tmp_path / "main.db")
+
+    class Other(Item):
+        class Meta:
+            database = AsyncSqliteDatabase(tmp_path / "other.db")
+            table_name = "item"
+
+    main, other = Item._meta.database, Other._meta.database  # type: ignore[attr-defined]
+    async with main, other:
+        await main.create_tables([Item])
+        await other.create_tables([Other])
+        await Other.create(name="by model")
+        await Item.insert(name="by query").execute(other)
+        assert await Item.select().count() == 0
+        assert {item.name for item in await Item.select().execute(other)} == {"by model", "by query"}
+
+
+async def test_a_database_for_each_task(tmp_path: Path) -> None:
+    """Metadata of one's own that choose by a context variable: a call sees what its task has chosen."""
+    databases = [AsyncSqliteDatabase(tmp_path / f"{n}.db") for n in range(2)]
+    chosen: ContextVar[Any] = ContextVar("chosen", default=databases[0])
+
+    class PerTask(peewee.Metadata):
+        database = property(lambda self: chosen.get(), lambda self, value: None)
+
+    class Item(AsyncModel):
+        name = peewee.CharField()
+
+        class Meta:
+            model_metadata_class = PerTask
+
+    async def work(n: int) -> None:
+        chosen.set(databases[n])
+        await databases[n].create_tables([Item])
+        item = await Item.create(name="created")
+        item.name = f"saved in {n}"
+        await item.save()
+        async with databases[n].atomic() as transaction:
+            await Item.create(name="rolled back")
+            await transaction.rollback()
+        await Item.insert(name=f"inserted into {n}")
+        assert {item.name async for item in Item.select()} == {f"saved in {n}", f"inserted into {n}"}
+
+    async with databases[0], databases[1], anyio.create_task_group() as group:
+        group.start_soon(work, 0)
+        group.start_soon(work, 1)

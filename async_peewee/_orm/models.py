@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from functools import partial
 from types import GenericAlias
@@ -95,13 +96,35 @@ def _make_through_model(field: Any) -> Any:
     return AsyncModelBase(f"{first.__name__}{second.__name__}Through", (AsyncModel,), attributes)
 
 
+def _metadata_class(meta: Any, bases: tuple[type, ...]) -> Any:
+    """Return the class that a model has its metadata made of: its own Meta's, or the first base's."""
+    for options in (meta, *(getattr(base, "_meta", None) for base in bases)):
+        metadata = getattr(options, "model_metadata_class", None)
+        if metadata is not None:
+            return metadata
+    return None
+
+
+def _refuse_thread_local(metadata: type, name: str) -> None:
+    shortcuts = sys.modules.get("playhouse.shortcuts")
+    if shortcuts is not None and issubclass(metadata, shortcuts.ThreadSafeDatabaseMetadata):
+        raise TypeError(
+            f"{name} cannot have {metadata.__name__}: it keeps the database that was chosen for each thread, "
+            "and a call runs on another thread than the one that has chosen. Name the database where it is "
+            "another one, await query.execute(database), or give each database a model: "
+            f"class Other({name}), with its database and table_name in its Meta"
+        )
+
+
 class AsyncModelBase(peewee.ModelBase):
     """Make the blocking methods of every model class dual, the user's overrides included."""
 
     def __new__(cls, name: str, bases: Any, attrs: dict[str, Any], **kwargs: Any) -> Any:
-        meta: Any = attrs.get("Meta")
-        metadata = getattr(meta, "model_metadata_class", None)
+        metadata = _metadata_class(attrs.get("Meta"), bases)
         if metadata is not None and not issubclass(metadata, AsyncMetadata):
+            _refuse_thread_local(metadata, name)
+            # In the class's own Meta: Peewee does not look into those that it inherits.
+            meta = attrs.setdefault("Meta", type("Meta", (), {}))
             meta.model_metadata_class = type(f"Async{metadata.__name__}", (AsyncMetadata, metadata), {})
         model = super().__new__(cls, name, with_checked_signals(bases), attrs, **kwargs)
         install_dual(model, MODEL_METHODS, pend_method)
