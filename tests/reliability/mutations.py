@@ -253,6 +253,62 @@ MUTATIONS = [
         "        if False and not",
         "tests/reliability/test_hygiene.py -k 'session_state and asyncio'",
     ),
+    Mutation(
+        "who compares is told to await",
+        "_bridge/unawaited.py",
+        "code.co_name in COMPARISONS or is_peewee(frame) or",
+        "",
+        "tests/test_calls.py -k 'comparison_says and asyncio'",
+    ),
+    Mutation(
+        "what is not awaited is no pattern's subject",
+        "_bridge/unawaited.py",
+        " or code.co_code[frame.f_lasti] == MATCH_CLASS",
+        "",
+        "tests/test_calls.py -k 'comparison_says and asyncio'",
+    ),
+    Mutation(
+        "what is not awaited is no key",
+        "_bridge/unawaited.py",
+        '        if not sys._getframe(1).f_globals.get("__name__", "").startswith("asyncio."):\n            self._misused()\n',
+        "",
+        "tests/test_calls.py -k 'comparison_says and asyncio'",
+    ),
+    Mutation(
+        "a query is compared with queries alone",
+        "_orm/queries.py",
+        "        query.refuse_comparison()\n",
+        "        pass\n",
+        "tests/test_calls.py -k 'queries_alone and asyncio'",
+    ),
+    Mutation(
+        "containers are looked into",
+        "_bridge/detaching.py",
+        "DEPTH = 8\n",
+        "DEPTH = 0\n",
+        "tests/test_results.py -k 'container and sqlite and asyncio'",
+    ),
+    Mutation(
+        "a cursor that outlives its job",
+        "_drivers/left_cursors.py",
+        "            cursor.__class__ = _left(kind)\n",
+        "            pass\n",
+        "tests/test_results.py -k 'left_on_a_worker and asyncio'",
+    ),
+    Mutation(
+        "handlers of signals are plain functions",
+        "_orm/signals.py",
+        "    return (CheckedSignals, *bases)\n",
+        "    return bases\n",
+        "tests/extensions/test_signals.py -k 'refused and asyncio'",
+    ),
+    Mutation(
+        "no database for each thread",
+        "_orm/models.py",
+        "            _refuse_thread_local(metadata, name)\n",
+        "",
+        "tests/test_models.py -k 'each_thread'",
+    ),
 ]
 
 
