@@ -241,6 +241,24 @@ async def test_each_of_many_lazy_results_has_its_rows(sqlite_models: Models) -> 
     assert [[tweet.text for tweet in tweets] for _, tweets in pairs] == [["meow"]] * 60
 
 
+class Odd(tuple[Any, ...]):
+    """A tuple that is made in a way of its own."""
+
+    __slots__ = ()
+
+    def __new__(cls, first: Any, second: Any) -> Odd:
+        return super().__new__(cls, (first, second))
+
+
+async def test_a_tuple_that_cannot_be_made_again_is_left_alone(sqlite_models: Models) -> None:
+    """What is lazy in it is neither used up nor lost: it is refused where it is read."""
+    await sqlite_models.User.create(name="Huey")
+    for make in LAZY.values():
+        pair = await sqlite_models.database.run(lambda make=make: Odd(make(sqlite_models), 1))
+        with pytest.raises(BlockingCallError, match="write instead"):
+            list(pair[0])
+
+
 async def test_a_container_of_plain_values_is_the_same_object(sqlite_models: Models) -> None:
     """Nothing is copied without need, and a stranger's class is not looked into."""
     row = sqlite_models.User(name="Huey")

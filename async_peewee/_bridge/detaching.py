@@ -108,7 +108,10 @@ def _detach_itself(lazy: Any) -> Any:
 
 
 def _is_container(kind: type) -> bool:
-    return issubclass(kind, (list, tuple, dict)) or hasattr(kind, "__dataclass_fields__")
+    # Of a tuple only what can be made again with other values.
+    if kind is tuple or issubclass(kind, (list, dict)):
+        return True
+    return hasattr(kind, "__dataclass_fields__") or (issubclass(kind, tuple) and hasattr(kind, "_make"))
 
 
 def _may_be_lazy(kind: type) -> bool:
