@@ -13,11 +13,14 @@ from typing import Any, NamedTuple
 import peewee
 import pytest
 
-from async_peewee import AsyncMySQLDatabase, BlockingCallError
+from async_peewee import AsyncMySQLDatabase
 from async_peewee._bridge import results
 from async_peewee._bridge.detaching import detach, detached
 from async_peewee._bridge.results import BufferedCursor, read_all
 from tests.support import Models, queries_of
+
+# What reading on the loop raises what a function has left on its worker.
+ELSEWHERE = (peewee.PeeweeException, sqlite3.ProgrammingError)
 
 
 @pytest.fixture
@@ -255,7 +258,7 @@ async def test_a_tuple_that_cannot_be_made_again_is_left_alone(sqlite_models: Mo
     await sqlite_models.User.create(name="Huey")
     for make in LAZY.values():
         pair = await sqlite_models.database.run(lambda make=make: Odd(make(sqlite_models), 1))
-        with pytest.raises(BlockingCallError, match="write instead"):
+        with pytest.raises(ELSEWHERE):
             list(pair[0])
 
 
@@ -297,19 +300,18 @@ HIDDEN = [hidden_in_an_object, hidden_in_a_generator, hidden_in_an_iterator, hid
 
 
 @pytest.mark.parametrize("hide", HIDDEN)
-async def test_rows_left_on_a_worker_say_what_to_write(
+async def test_rows_left_on_a_worker_are_refused_elsewhere(
     sqlite_models: Models, hide: Callable[[Any], Callable[[], Any]]
 ) -> None:
-    """Where nobody looks for them they are refused on the loop, with more than an error about threads."""
+    """Where nobody looks for them they are an error on the loop, and never half of the rows."""
     User, db = sqlite_models.User, sqlite_models.database
     await User.insert_many([(str(n), n) for n in range(50)], [User.name, User.age])
-    said = r"left on its worker.*return list\(query\)"
     read = await db.run(hide, User.select())
-    with pytest.raises(BlockingCallError, match=said):
+    with pytest.raises(ELSEWHERE):
         read()
     async with db.atomic():
         read = await db.run(hide, User.select())
-        with pytest.raises(BlockingCallError, match=said):
+        with pytest.raises(ELSEWHERE):
             read()
         # The block's next function may go on where this one has stopped.
         assert await db.run(await db.run(hide, User.select()))

@@ -220,9 +220,8 @@ class WorkerConnection:
                 "interrupted or failed, or the connection was lost); leave the block and start again"
             )
 
-    def note_cursor(self, cursor: Any) -> Any:
-        """Note a cursor that a job has opened, where one that is left open matters to others; return it."""
-        return cursor
+    def note_cursor(self, cursor: Any) -> None:
+        """Note a cursor that a job has opened, where one that is left open matters to the next job."""
 
     def close_cursors(self) -> None:
         """Close the noted cursors that a job has left open."""

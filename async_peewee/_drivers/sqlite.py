@@ -19,7 +19,6 @@ from .._pool.write_lock import write_lock_for
 from .._settings import PoolSettings
 from .._writes import lock_type_writes, statement_writes
 from .base import Backend, WorkerConnection
-from .left_cursors import refuse_elsewhere, replaceable
 
 # What changes an SQLite session; its functions cannot.
 SQLITE_TRACES = re.compile(
@@ -70,22 +69,10 @@ class SqliteConnection(WorkerConnection):
         self.catch_up()
         self._loaded.change(self.dbapi_connection, method)
 
-    def note_cursor(self, cursor: Any) -> Any:
-        kind: Any = type(cursor)
-        made = replaceable(kind)
-        if made is not None:
-            rows, cursor = cursor.row_factory, made(cursor.connection)
-            cursor.row_factory = rows
+    def note_cursor(self, cursor: Any) -> None:
         self._cursors.append(weakref.ref(cursor))
         if len(self._cursors) > MOST_CURSORS:
             self._cursors = [reference for reference in self._cursors if reference() is not None]
-        return cursor
-
-    def check_transaction(self) -> None:
-        super().check_transaction()
-        self._cursors = [reference for reference in self._cursors if reference() is not None]
-        for reference in self._cursors:
-            refuse_elsewhere(reference())
 
     def close_cursors(self) -> None:
         cursors, self._cursors = self._cursors, []
@@ -93,7 +80,6 @@ class SqliteConnection(WorkerConnection):
             cursor = reference()
             if cursor is not None:
                 close_quietly(cursor.close)
-                refuse_elsewhere(cursor)
 
     def is_usable(self) -> bool:
         # There is no server that could have gone, and clean_up() has looked after the last job.
@@ -170,9 +156,8 @@ def apsw_cursor() -> Any:
 class CySqliteConnection(SqliteConnection):
     """cysqlite, which answers for a closed connection as for an open one."""
 
-    def note_cursor(self, cursor: Any) -> Any:
+    def note_cursor(self, cursor: Any) -> None:
         """Do nothing: its cursors cannot be referred to weakly, and it closes them when they are dropped."""
-        return cursor
 
     def is_lost(self) -> bool:
         return bool(self.dbapi_connection.is_closed())

@@ -108,7 +108,9 @@ class Execution:
         elif not worker.turns.in_driver:  # else it is for a statement of which we know
             _note_user(worker, sys._getframe(1))
         cursor = super().cursor(named_cursor)  # type: ignore[misc]
-        return cursor if worker is None else worker.connection.note_cursor(cursor)
+        if worker is not None:
+            worker.connection.note_cursor(cursor)
+        return cursor
 
     def connection(self) -> Any:
         guard("db.connection()", "await db.run(function), where the function uses db.connection()")

@@ -51,8 +51,8 @@ class Connection(Protocol):
     def doubt_streams(self) -> None:
         """Note that a transaction or savepoint ends, and with it perhaps the cursors that it has opened."""
 
-    def note_cursor(self, cursor: Any) -> Any:
-        """Note a cursor that a job has opened, where one that is left open matters to others; return it."""
+    def note_cursor(self, cursor: Any) -> None:
+        """Note a cursor that a job has opened, where one that is left open matters to the next job."""
 
     def begin_statement(self) -> None:
         """Prepare for a statement; raise if the database has ended the transaction that it is for."""

@@ -289,13 +289,6 @@ MUTATIONS = [
         "tests/test_results.py -k 'container and sqlite and asyncio'",
     ),
     Mutation(
-        "a cursor that outlives its job",
-        "_drivers/left_cursors.py",
-        "            cursor.__class__ = _left(kind)\n",
-        "            pass\n",
-        "tests/test_results.py -k 'left_on_a_worker and asyncio'",
-    ),
-    Mutation(
         "handlers of signals are plain functions",
         "_orm/signals.py",
         "    return (CheckedSignals, *bases)\n",
