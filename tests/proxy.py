@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tests.support import Server
@@ -55,12 +56,7 @@ class Proxy:
                     self._join(client, self._connect(), self.is_mute)
 
     def _connect(self) -> socket.socket:
-        host, port = self._target.host, self._target.port
-        if host.startswith("/"):
-            upstream = socket.socket(socket.AF_UNIX)
-            upstream.connect(f"{host}/.s.PGSQL.{port}")
-        else:
-            upstream = socket.create_connection((host, port))
+        upstream = connect_to_postgresql(self._target)
         self._sockets.append(upstream)
         return upstream
 
@@ -121,3 +117,64 @@ def proxied(server: Server) -> Iterator[Proxy]:
         yield proxy
     finally:
         proxy.close()
+
+
+Connect = Callable[[], socket.socket]
+
+
+class Balancer:
+    """Forward one connection after the other to the next of several servers, whoever makes it."""
+
+    def __init__(self, *servers: Connect) -> None:
+        self._servers = itertools.cycle(enumerate(servers))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        # What was sent over each connection, and to which of the servers.
+        self.sent: list[tuple[int, bytearray]] = []
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                number, connect = next(self._servers)
+                sent = bytearray()
+                self.sent.append((number, sent))
+                self._threads.append(threading.Thread(target=forward, args=(client, connect(), sent)))
+                self._threads[-1].start()
+
+    def close(self) -> None:
+        """Take no more connections, and wait until those that there are have ended."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        self._listener.close()
+
+
+def forward(client: socket.socket, server: socket.socket, sent: bytearray) -> None:
+    """Forward both ways until both have ended; note what the client sends."""
+    down = threading.Thread(target=pump, args=(server, client, bytearray()))
+    with client, server:
+        down.start()
+        pump(client, server, sent)
+        down.join()
+
+
+def pump(source: socket.socket, target: socket.socket, seen: bytearray) -> None:
+    """Forward what one side sends, and note it, until it ends."""
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            seen += data
+            target.sendall(data)
+    with contextlib.suppress(OSError):
+        target.shutdown(socket.SHUT_WR)
+
+
+def connect_to_postgresql(info: Any) -> socket.socket:
+    """Return a connection to a PostgreSQL server, of which libpq has given an account."""
+    if info.host.startswith("/"):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(f"{info.host}/.s.PGSQL.{info.port}")
+        return connection
+    return socket.create_connection((info.host, info.port))

@@ -24,7 +24,7 @@ DRIVERS = {
     "sqlcipher": "SqliteConnection",
     "psycopg2": "Psycopg2Connection",
     "psycopg3": "Psycopg3Connection",
-    "cockroach2": "CockroachPsycopg2Connection",
+    "cockroach2": "Psycopg2Connection",
     "cockroach3": "Psycopg3Connection",
     "pymysql": "MySQLConnection",
     "mysqlclient": "MySQLConnection",

@@ -14,7 +14,7 @@ from .mysql import (
     MySQLConnectorBackend,
     MySQLConnectorConnection,
 )
-from .postgresql import CockroachPsycopg2Connection, PostgresqlBackend, Psycopg2Connection, Psycopg3Connection
+from .postgresql import PostgresqlBackend, Psycopg2Connection, Psycopg3Connection
 from .sqlite import APSWConnection, CySqliteConnection, SqliteBackend, SqliteConnection
 
 # By name, so that no driver is imported that the program does not use. The first class of a
@@ -23,10 +23,6 @@ BACKENDS: dict[str, tuple[type[Backend], tuple[ConnectionClass, ...]]] = {
     "playhouse.apsw_ext.APSWDatabase": (SqliteBackend, (APSWConnection,)),
     "playhouse.cysqlite_ext.CySqliteDatabase": (SqliteBackend, (CySqliteConnection,)),
     "peewee.SqliteDatabase": (SqliteBackend, (SqliteConnection,)),
-    "playhouse.cockroachdb.CockroachDatabase": (
-        PostgresqlBackend,
-        (CockroachPsycopg2Connection, Psycopg3Connection),
-    ),
     "peewee.PostgresqlDatabase": (PostgresqlBackend, (Psycopg2Connection, Psycopg3Connection)),
     "playhouse.mysql_ext.MySQLConnectorDatabase": (MySQLConnectorBackend, (MySQLConnectorConnection,)),
     "playhouse.mysql_ext.MariaDBConnectorDatabase": (Backend, (MariaDBConnectorConnection,)),

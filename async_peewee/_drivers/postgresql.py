@@ -13,7 +13,8 @@ import peewee
 
 from .._pool.connection import close_quietly
 from .base import Backend, WorkerConnection
-from .sockets import SIDE_CONNECT_TIMEOUT, SocketConnection, cut_after
+from .libpq import BlockingCancelRequest, CancelRequest, cancel_request_of
+from .sockets import SIDE_CONNECT_TIMEOUT, SocketConnection
 from .urls import check_url
 
 # What changes a PostgreSQL session in a statement that Peewee wrote, in lower case.
@@ -69,13 +70,16 @@ class PostgresqlConnection(SocketConnection):
 
 
 class Psycopg2Connection(PostgresqlConnection):
-    """psycopg2: interrupts go over a side connection, for its own cancel() holds the GIL."""
+    """psycopg2: interrupts are libpq's cancel requests, for its own cancel() holds the GIL."""
 
-    _pid = 0
+    _cancel_request: CancelRequest | BlockingCancelRequest | None = None
 
     def connected(self) -> None:
         super().connected()
-        self._pid = self.dbapi_connection.get_backend_pid()
+        # On this thread, and with all that it takes: no other one looks into libpq's connection. What
+        # is built in a way that hides libpq cannot be interrupted, and is cut after the grace period.
+        with contextlib.suppress(AttributeError, KeyError, OSError):
+            self._cancel_request = cancel_request_of(self.dbapi_connection)
 
     def stream_cursor(self, is_alone: bool) -> Any:
         # WITH HOLD: psycopg2 refuses any other named cursor on a connection in autocommit
@@ -88,14 +92,8 @@ class Psycopg2Connection(PostgresqlConnection):
             self.dbapi_connection.set_client_encoding(self.database._encoding)
 
     def stop_statement(self) -> None:
-        parameters = {
-            **self.database.connect_params,
-            "connect_timeout": SIDE_CONNECT_TIMEOUT,
-            "application_name": "async_peewee interrupt",
-        }
-        side = self.database._adapter.connect(self.database, **parameters)
-        with contextlib.closing(side), cut_after(SIDE_CONNECT_TIMEOUT, side.fileno()):
-            side.cursor().execute("SELECT pg_cancel_backend(%s)", (self._pid,))
+        if self._cancel_request is not None:
+            self._cancel_request.send(SIDE_CONNECT_TIMEOUT)
 
 
 class Psycopg3Connection(PostgresqlConnection):
@@ -112,13 +110,6 @@ class Psycopg3Connection(PostgresqlConnection):
 
     def stop_statement(self) -> None:
         self.dbapi_connection.cancel_safe(timeout=SIDE_CONNECT_TIMEOUT)
-
-
-class CockroachPsycopg2Connection(Psycopg2Connection):
-    """CockroachDB takes PostgreSQL's cancel request, and has no process to name."""
-
-    def stop_statement(self) -> None:
-        self.dbapi_connection.cancel()
 
 
 class PostgresqlBackend(Backend):
