@@ -138,6 +138,7 @@ class Balancer:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 number, connect = next(self._servers)
                 sent = bytearray()
                 self.sent.append((number, sent))

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import os
 import re
+import shutil
+import socket
+import subprocess
 import tempfile
 import threading
 import time
@@ -161,6 +165,37 @@ class MySQLServer:
         end_all(self)
         self.query(f"DROP DATABASE {self.name}")
         self._connection.close()
+
+
+# Run a command until its own standard input is closed, by the kernel if nobody else did it.
+UNTIL_CLOSED = '"$@" & read -r _; kill $!; wait'
+
+
+@contextlib.contextmanager
+def run_mariadb() -> Iterator[dict[str, Any]]:
+    """Run a server from the system's packages that keeps nothing; give how to reach it as anybody."""
+    if shutil.which("mariadbd") is None:
+        pytest.skip("no mariadbd is installed; its package is mariadb-server")
+    with tempfile.TemporaryDirectory(prefix="async_peewee-") as folder, contextlib.ExitStack() as stack:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        command = (
+            "mariadbd --no-defaults --skip-grant-tables --skip-networking=0 --bind-address=127.0.0.1 "
+            f"--port={port} --socket={folder}/socket --datadir={folder} --user={getpass.getuser()} "
+            "--skip-innodb --default-storage-engine=MyISAM"
+        )
+        process = subprocess.Popen(
+            ["sh", "-c", UNTIL_CLOSED, "sh", *command.split()],
+            stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        stack.callback(process.communicate)
+        end = time.monotonic() + 20
+        while True:
+            with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+                break
+            assert time.monotonic() < end, "mariadbd does not start"
+            time.sleep(0.02)
+        yield {"host": "127.0.0.1", "port": port, "user": "root", "password": ""}
 
 
 # What may be in a database, besides what belongs to a table.

@@ -69,6 +69,8 @@ class WorkerConnection:
         self.dead: bool = False
         # Something has changed the session that the next user must not meet.
         self.session_changed: bool = False
+        # The server has gone, or nobody knows what it will do to this connection.
+        self._has_gone = False
         self._acquire_timeout = settings.acquire_timeout
         self._max_lifetime = settings.max_lifetime
         self._used_at = 0.0
@@ -119,8 +121,7 @@ class WorkerConnection:
     def _open(self) -> None:
         """Make one attempt to connect; if it fails, nothing is half open."""
         try:
-            self.database.connect(reuse_if_open=True)
-            self._note_connection()
+            self.database.connect(reuse_if_open=True)  # which calls note_connection()
         except BaseException:
             # Peewee keeps a connection that was lost while it was being set up, and the next
             # attempt would take it for a good one.
@@ -128,10 +129,18 @@ class WorkerConnection:
                 self._discard()
             raise
 
-    def _note_connection(self) -> None:
+    def note_connection(self) -> None:
+        """Note what has to be known of a connection that Peewee has just opened on this thread.
+
+        Whoever had it opened: a user's function on a worker may close and open it, and an interrupt
+        then is for the new one.
+        """
         try:
             self.connected()
+            if self.is_lost():
+                raise peewee.OperationalError("it was lost meanwhile")
         except Exception as error:
+            self._discard()
             raise peewee.OperationalError(
                 f"the server closed the connection that it had just opened ({error})"
             ) from error
@@ -276,6 +285,9 @@ class WorkerConnection:
         try:
             strike()
         except Exception as error:
+            # The server was asked and has not answered: it may do as asked at any time, and would
+            # stop what runs on this connection by then.
+            self._has_gone = self._has_gone or isinstance(error, TimeoutError)
             # Its class only: the text may quote the connection's parameters.
             logger.debug("%r: an interrupt failed with %s", self.database, type(error).__name__)
 
@@ -289,8 +301,8 @@ class WorkerConnection:
         return not self.is_lost()
 
     def is_lost(self) -> bool:
-        """Return True if the driver itself has given the connection up."""
-        return False
+        """Return True if the connection is not to be used any more: broken, or given up."""
+        return self._has_gone
 
     def answers(self) -> bool:
         """Ask the database for a sign of life."""

@@ -11,6 +11,7 @@ import peewee
 
 from .._pool.connection import close_quietly
 from .base import Backend
+from .codes import number_of
 from .sockets import SIDE_CONNECT_TIMEOUT, SocketConnection
 
 # The server's word for "in a transaction", in the status that comes with every answer.
@@ -38,17 +39,52 @@ GONE = (2006, 2013, 2055)
 ROLLED_BACK = (1213,)
 
 
+# What tells a session from one of the same id at another server, or at the same one before or after:
+# where the server says that it is, and from which address and port the session comes. It takes no
+# privilege, for one may always see one's own.
+IDENTITY = (
+    "SELECT @@hostname, @@port, @@server_id, @@datadir, user, host "
+    "FROM information_schema.processlist WHERE id = {}"
+)
+
+
+# How many side connections one interrupt makes: a balancer may lead the first ones to other servers.
+SIDE_CONNECTIONS = 3
+
+
+def identity_of(session: int, cursor: Any) -> Any:
+    """Return what the cursor's server tells of a session with this id; None if it has none."""
+    cursor.execute(IDENTITY.format(session))
+    rows = cursor.fetchall()
+    return tuple(rows[0]) if rows else None
+
+
+def kill_query(session: int, cursor: Any) -> None:
+    """Have the server stop what a session runs; TimeoutError means that it may still do so."""
+    try:
+        cursor.execute(f"KILL QUERY {session}")
+    except Exception as error:
+        if number_of(error) in GONE:
+            raise TimeoutError("the server does not answer a KILL QUERY") from error
+        raise
+
+
 class MySQLConnection(SocketConnection):
     """PyMySQL and mysqlclient: interrupts by KILL QUERY over a side connection."""
 
-    _id = 0
-    _has_gone = False
+    # The session's id, and what tells it from those of the same id at other servers.
+    _session: tuple[int, Any] = (0, None)
 
     def connected(self) -> None:
         super().connected()
-        self._has_gone = False
         # Noted now: mysqlclient refuses to be asked by another thread.
-        self._id = self.session_id()
+        session = self.session_id()
+        identity = None
+        try:
+            identity = identity_of(session, self.dbapi_connection.cursor())
+        except Exception as error:  # not every proxy in front of servers can tell
+            self._note_number(error)
+        self._session = session, identity
 
     def session_id(self) -> int:
         return int(self.dbapi_connection.thread_id())
@@ -59,11 +95,12 @@ class MySQLConnection(SocketConnection):
 
     def note_error(self, error: peewee.PeeweeException) -> None:
         # mysqlclient goes on to call a connection open that has gone away.
-        own = getattr(error, "orig", None)
-        code = getattr(own, "errno", None) or (error.args[0] if error.args else None)
-        self._has_gone = self._has_gone or code in GONE
+        self._note_number(error)
         # No status comes with an error, so what the last answer said is not true any more.
-        self.dead = self.dead or (code in ROLLED_BACK and bool(self.state["transactions"]))
+        self.dead = self.dead or (number_of(error) in ROLLED_BACK and bool(self.state["transactions"]))
+
+    def _note_number(self, error: BaseException) -> None:
+        self._has_gone = self._has_gone or number_of(error) in GONE
 
     def is_lost(self) -> bool:
         return self._has_gone or not getattr(self.dbapi_connection, "open", True)
@@ -120,10 +157,16 @@ class MySQLConnection(SocketConnection):
             cursor._result.unbuffered_active = False
 
     def stop_statement(self) -> None:
+        session, identity = self._session
         bounds = dict.fromkeys(("connect_timeout", "read_timeout", "write_timeout"), SIDE_CONNECT_TIMEOUT)
         parameters = {**self.database.connect_params, **bounds}
-        with contextlib.closing(self._module().connect(**parameters)) as side:
-            side.cursor().execute(f"KILL QUERY {self._id}")
+        for _ in range(SIDE_CONNECTIONS if identity else 0):
+            with contextlib.closing(self._module().connect(**parameters)) as side:
+                cursor = side.cursor()
+                if identity_of(session, cursor) == identity:
+                    kill_query(session, cursor)
+                    return
+        raise OSError("no side connection has led to the same session")
 
 
 class BufferingConnection(MySQLConnection):

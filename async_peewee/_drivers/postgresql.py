@@ -36,7 +36,7 @@ class PostgresqlConnection(SocketConnection):
     _adapter: Any = None
 
     def is_lost(self) -> bool:
-        return bool(self.dbapi_connection.closed)
+        return self._has_gone or bool(self.dbapi_connection.closed)
 
     def changes_session(self, sql: str, is_generated: bool) -> bool:
         # Any other statement may call a function that changes a setting.
@@ -63,7 +63,7 @@ class PostgresqlConnection(SocketConnection):
         close_quietly(partial(execute, "ROLLBACK TO async_peewee; RELEASE async_peewee"))
 
     def in_transaction(self) -> bool:
-        if self.state["closed"] or self.dbapi_connection.closed:
+        if self.state["closed"] or self.is_lost():
             return False
         adapter = self._adapter
         return bool(adapter.txn_status(self.dbapi_connection) not in (adapter.txn_idle, adapter.txn_unknown))
@@ -109,7 +109,12 @@ class Psycopg3Connection(PostgresqlConnection):
         super().reset_session()
 
     def stop_statement(self) -> None:
-        self.dbapi_connection.cancel_safe(timeout=SIDE_CONNECT_TIMEOUT)
+        from psycopg.errors import CancellationTimeout
+
+        try:
+            self.dbapi_connection.cancel_safe(timeout=SIDE_CONNECT_TIMEOUT)
+        except CancellationTimeout as error:
+            raise TimeoutError("the server does not answer a cancel request") from error
 
 
 class PostgresqlBackend(Backend):

@@ -42,12 +42,15 @@ class SocketConnection(WorkerConnection):
     worth_passing = 0.001
     may_overlap = True
     opens_slowly = True
-    _fd = -1
+    # The descriptor's number, and which socket that was.
+    _socket: tuple[int, os.stat_result] | None = None
 
     def connected(self) -> None:
-        self._fd = self.fileno()
+        self._has_gone = False
+        fd = self.fileno()
+        self._socket = fd, os.fstat(fd)
         self._poll = select.poll()
-        self._poll.register(self._fd, select.POLLIN | select.POLLPRI)
+        self._poll.register(fd, select.POLLIN | select.POLLPRI)
 
     def fileno(self) -> int:
         return int(self.dbapi_connection.fileno())
@@ -59,7 +62,16 @@ class SocketConnection(WorkerConnection):
         return not self.is_lost() and (not self._poll.poll(0) or self.answers())
 
     def cut(self) -> None:
+        if self._socket is None:
+            return
+        fd, noted = self._socket
         # A copy of the descriptor: shutting it down wakes the thread that reads, and
         # closing the copy leaves the original to the driver.
-        with socket.socket(fileno=os.dup(self._fd)) as copy:
-            shut_down(copy)
+        copy = os.dup(fd)
+        # The driver may have closed the original at any time, and its number be another's: only
+        # what the copy is can be looked at, and stays so until it is cut.
+        if os.path.samestat(os.fstat(copy), noted):
+            with socket.socket(fileno=copy) as ours:
+                shut_down(ours)
+        else:
+            os.close(copy)

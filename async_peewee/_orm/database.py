@@ -20,7 +20,7 @@ from .._bridge.connections import Connections, SharedConnection
 from .._bridge.detaching import detached
 from .._bridge.dual import install_dual, refuse_bind_ctx, refuse_peewee
 from .._bridge.fork import forget_connection
-from .._bridge.places import Place, guard, on_loop_thread, place, sync_allowed
+from .._bridge.places import Place, current_connection, guard, on_loop_thread, place, sync_allowed
 from .._drivers.backends import backend_of, check_class
 from .._drivers.base import Backend, Versions
 from .._drivers.connecting import bound_attempts, connect_once
@@ -153,7 +153,11 @@ class AsyncDatabase(Blocks, TypedDatabase):
         if worker is not None and place(self) is Place.VISITOR:
             # Another database's worker: it must not keep a connection that nobody counts.
             worker.at_job_end(self._close_visit)
-        return super().connect(reuse_if_open=reuse_if_open)  # type: ignore[return-value]
+        is_new = super().connect(reuse_if_open=reuse_if_open)
+        connection = current_connection(self)
+        if is_new and connection is not None:
+            connection.note_connection()
+        return is_new  # type: ignore[return-value]
 
     def _close_visit(self) -> None:
         if not self._state.closed:
