@@ -40,6 +40,8 @@ class FakeConnection:
 
     def begin_statement(self) -> None: ...
 
+    def note_error(self, error: Any) -> None: ...
+
     def check_transaction(self) -> None:
         self.calls.append("check_transaction")
 

@@ -145,6 +145,10 @@ class WorkerConnection:
                 f"the server closed the connection that it had just opened ({error})"
             ) from error
 
+    def replace_later(self) -> None:
+        """Have the next job, or the next block, meet another connection."""
+        self._replace_at = 0.0
+
     def clean_up(self) -> None:
         """Leave no open transaction and no broken connection to the next job."""
         self.dead = False
@@ -315,7 +319,7 @@ class WorkerConnection:
         return True
 
     def note_error(self, error: peewee.PeeweeException) -> None:
-        """Look whether an error says that the connection is lost, where the driver does not notice."""
+        """Look whether an error says that the connection is lost, or that another would do better."""
 
     def changes_session(self, sql: str, is_generated: bool) -> bool:
         """Return True if a statement may change the session. `is_generated`: Peewee wrote it."""

@@ -2,25 +2,87 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import re
+import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import peewee
 
+from .codes import number_of, sqlstate_of
 from .urls import _redacted
 
-# What servers and their drivers say when trying again may help. Whatever is not here (a
-# wrong password, a missing database) is raised at once.
+# When trying again may help. A code decides where there is one; whatever is not here (a wrong
+# password, a missing database, a certificate that does not fit) is raised at once.
+#
+# SQLSTATE, of a statement that sets the connection up: connection lost, too many of them, server ends
+# or begins. Errors of connecting itself have none in psycopg2 and psycopg.
+TRANSIENT_STATES = ("08000", "08001", "08003", "08006", "53300", "57P01", "57P02", "57P03")
+
+
+# MySQL: too many connections (1040), of this user (1203, 1226), no part of a cluster (1047), server
+# ends (1053), connection killed (1927), server offline (3032), and what the drivers say of a network
+# that refuses or breaks (the 2000s), unless they name a cause that stays.
+TRANSIENT_NUMBERS = (1040, 1047, 1053, 1203, 1226, 1927, 2002, 2003, 2006, 2013, 2055, 3032)
+
+
+# What psycopg2, psycopg and libpq say, for want of a code, in English: libpq's own words are
+# translated only where the program asks for it, and the server's where it is set up so; then the
+# error is raised at once. "No such file" is that of a socket, not of a certificate. Of the session or
+# the server being read-only or not it is said only where target_session_attrs asks for something else.
 TRANSIENT = re.compile(
     r"refused|starting up|shutting down|not yet accepting|recovery mode|closed the connection|"
-    r"reset by peer|broken pipe|timed? ?out|too many|remaining connection slots|unreachable|"
-    r"No such file or directory|can't connect|lost connection|database is locked",
+    r"reset by peer|broken pipe|EOF detected|timed? ?out|unreachable|(failed|server): No such file|"
+    r"Temporary failure in name resolution|"
+    r"too many|remaining connection slots|no more connections allowed|try again later|"
+    r"session is (not )?read-only|server is (not )?in hot standby|make a writable connection|"
+    r"database is locked",
     re.IGNORECASE,
 )
+
+
+# The system's own words are in the language of the program's locale.
+TRANSIENT_ERRNOS = (
+    errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH,
+)  # fmt: skip
+
+
+# Names of roles, databases, hosts and files, which may be any word.
+QUOTED = re.compile(r""" "[^"\n]*" | (?<!\w)'[^'\n]*' """, re.VERBOSE)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Return True if connecting failed in a way that may pass."""
+    own = getattr(error, "orig", error)
+    if any(stays(cause) for cause in causes_of(own)):
+        return False
+    if (number := number_of(own)) is not None:
+        return number in TRANSIENT_NUMBERS
+    if state := sqlstate_of(own):
+        return state in TRANSIENT_STATES
+    text = QUOTED.sub("", str(error))
+    # Of several hosts each has its line, and one that may come back is enough.
+    return bool(TRANSIENT.search(text)) or any(os.strerror(each) in text for each in TRANSIENT_ERRNOS)
+
+
+def stays(cause: BaseException) -> bool:
+    """Return True for a certificate that does not fit, and for a host that no name server knows."""
+    if isinstance(cause, socket.gaierror):
+        return cause.errno != socket.EAI_AGAIN
+    return isinstance(cause, ssl.SSLCertVerificationError)
+
+
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and what has led to it, as Python tells it or the driver does (PyMySQL)."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = getattr(cause, "original_exception", None) or cause.__cause__ or cause.__context__
 
 
 # Pauses between attempts, in seconds: they double from the first to the longest, and each
@@ -55,7 +117,7 @@ def connect_patiently(
             attempt()
             return
         except peewee.PeeweeException as error:
-            is_hopeless = not TRANSIENT.search(str(error)) or time.monotonic() + pause > deadline
+            is_hopeless = not is_transient(error) or time.monotonic() + pause > deadline
             if is_hopeless:
                 raise _redacted(error, database) from None
         _sleep(pause, check)

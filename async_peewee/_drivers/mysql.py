@@ -35,6 +35,10 @@ MYSQL_HARMLESS = re.compile(
 GONE = (2006, 2013, 2055)
 
 
+# What a server says that takes no writes any more, is no part of its cluster, or sends its clients away.
+CHANGED = (1047, 1053, 1290, 1792, 1836, 1874, 1927, 3032, 4031)
+
+
 # What the server says when it has rolled back the whole transaction: a deadlock.
 ROLLED_BACK = (1213,)
 
@@ -96,6 +100,8 @@ class MySQLConnection(SocketConnection):
     def note_error(self, error: peewee.PeeweeException) -> None:
         # mysqlclient goes on to call a connection open that has gone away.
         self._note_number(error)
+        if number_of(error) in CHANGED:
+            self.replace_later()
         # No status comes with an error, so what the last answer said is not true any more.
         self.dead = self.dead or (number_of(error) in ROLLED_BACK and bool(self.state["transactions"]))
 

@@ -13,6 +13,7 @@ import peewee
 
 from .._pool.connection import close_quietly
 from .base import Backend, WorkerConnection
+from .codes import sqlstate_of
 from .libpq import BlockingCancelRequest, CancelRequest, cancel_request_of
 from .sockets import SIDE_CONNECT_TIMEOUT, SocketConnection
 from .urls import check_url
@@ -29,6 +30,18 @@ WATCH_CLIENT = (
 )
 
 
+# What a server says that sends its clients away; some poolers pass it on and stay connected.
+CHANGED = ("57P01", "57P02", "57P03", "57P04", "57P05")
+
+
+# A write was refused: by the server, or in a transaction that the user has made so.
+READ_ONLY = "25006"
+
+
+# What tells them apart, as PostgreSQL 14 and later report whenever it changes.
+READ_ONLY_SERVER = ("in_hot_standby", "default_transaction_read_only")
+
+
 class PostgresqlConnection(SocketConnection):
     """What psycopg2 and psycopg have in common."""
 
@@ -37,6 +50,16 @@ class PostgresqlConnection(SocketConnection):
 
     def is_lost(self) -> bool:
         return self._has_gone or bool(self.dbapi_connection.closed)
+
+    def note_error(self, error: peewee.PeeweeException) -> None:
+        state = sqlstate_of(error)
+        if state in CHANGED or (state == READ_ONLY and self._is_read_only()):
+            self.replace_later()
+
+    def _is_read_only(self) -> bool:
+        """Return False if sessions of the server are not read-only, so that a new one is no better."""
+        status = self.dbapi_connection.info.parameter_status
+        return not self.is_lost() and any(status(name) != "off" for name in READ_ONLY_SERVER)
 
     def changes_session(self, sql: str, is_generated: bool) -> bool:
         # Any other statement may call a function that changes a setting.

@@ -183,7 +183,12 @@ class Execution:
         worker = worker_of(self)
         if worker is not None and self.backend.begin_writes(*args, **kwargs):
             self.backend.take_write_lock(worker)
-        return self._control("BEGIN", super().begin, *args, **kwargs)  # type: ignore[misc]
+        try:
+            return self._control("BEGIN", super().begin, *args, **kwargs)  # type: ignore[misc]
+        except peewee.PeeweeException as error:
+            if worker is not None:
+                worker.connection.note_error(error)
+            raise
 
     def commit(self) -> None:
         worker = worker_of(self)

@@ -57,6 +57,9 @@ class Connection(Protocol):
     def begin_statement(self) -> None:
         """Prepare for a statement; raise if the database has ended the transaction that it is for."""
 
+    def note_error(self, error: Any) -> None:
+        """Look what an error says of the connection."""
+
     def check_transaction(self) -> None:
         """Look what a job has left of the transaction that goes on, or of the connection without one."""
 

@@ -275,6 +275,13 @@ MUTATIONS = [
         "tests/reliability/test_interrupts_elsewhere.py -k 'not_answered and psycopg2 and asyncio'",
     ),
     Mutation(
+        "a server that became read-only",
+        "_drivers/base.py",
+        "        self._replace_at = 0.0\n\n    def clean_up",
+        "        pass\n\n    def clean_up",
+        "tests/reliability/test_changed_servers.py -k 'one_write and psycopg2 and asyncio'",
+    ),
+    Mutation(
         "session reset",
         "_drivers/base.py",
         "        if self.session_changed and not",

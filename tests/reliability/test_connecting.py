@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import socket
+import ssl
 import statistics
 import threading
 from collections.abc import Iterator
@@ -215,6 +218,91 @@ def guarded_by_password(request: pytest.FixtureRequest) -> Iterator[dict[str, An
     yield {"name": info.dbname, "user": server.name, "host": info.host, "port": info.port}
     write_file(server, path, rules)
     server.query(f"DROP ROLE {server.name}")
+
+
+def libpq_says(failed: str) -> peewee.OperationalError:
+    return peewee.OperationalError(
+        f'connection to server at "refused" (1.2.3.4), port 5432 failed: {failed}\n'
+    )
+
+
+def caused_by(error: peewee.PeeweeException, cause: BaseException) -> peewee.PeeweeException:
+    error.__cause__ = cause
+    return error
+
+
+class DriverError(Exception):
+    """An error of a driver that has an SQLSTATE."""
+
+    def __init__(self, sqlstate: str, text: str) -> None:
+        super().__init__(text)
+        self.sqlstate = sqlstate
+
+
+PASSING = {
+    "starting": libpq_says("FATAL:  the database system is starting up"),
+    "full": libpq_says("FATAL:  sorry, too many clients already"),
+    "full pooler": libpq_says("FATAL:  no more connections allowed (max_client_conn)"),
+    "one of two hosts": peewee.OperationalError(
+        f"{libpq_says('SSL error: certificate verify failed')}{libpq_says('Connection refused')}"
+    ),
+    "no primary": libpq_says("session is read-only"),
+    "no standby": libpq_says("server is not in hot standby mode"),
+    "no socket": peewee.OperationalError(
+        'connection to server on socket "/run/.s.PGSQL.5432" failed: No such file or directory'
+    ),
+    "name server away": peewee.OperationalError(
+        'could not translate host name "db" to address: Temporary failure in name resolution'
+    ),
+    "by SQLSTATE": peewee.OperationalError(DriverError("57P03", "Das Datenbanksystem startet")),
+    "MySQL full": peewee.OperationalError(1203, "translated"),
+    "MySQL without its cluster": peewee.OperationalError(1047, "translated"),
+    "MySQL away": caused_by(peewee.OperationalError(2003, "translated"), ConnectionRefusedError(111, "x")),
+    "MySQL's name server away": caused_by(
+        peewee.OperationalError(2003, "translated"), socket.gaierror(socket.EAI_AGAIN, "x")
+    ),
+}
+
+STAYING = {
+    "password": libpq_says('FATAL:  password authentication failed for user "timed out"'),
+    "database": libpq_says('FATAL:  database "too many" does not exist'),
+    "certificate": libpq_says("SSL error: certificate verify failed"),
+    "host name": libpq_says('server certificate for "refused" does not match host name "starting up"'),
+    "no certificate": libpq_says('could not open certificate file "/client.crt": No such file or directory'),
+    "name": peewee.OperationalError(
+        'could not translate host name "unreachable" to address: Name or service not known'
+    ),
+    "name, to psycopg": peewee.OperationalError(
+        "failed to resolve host 'refused.example': [Errno -2] Name or service not known"
+    ),
+    "by SQLSTATE": peewee.OperationalError(DriverError("28P01", "connection refused")),
+    "MySQL's password": peewee.OperationalError(1045, "Access denied for user 'timed out'@'localhost'"),
+    "MySQL's certificate": caused_by(
+        peewee.OperationalError(2003, "Can't connect"), ssl.SSLCertVerificationError(1, "x")
+    ),
+    "MySQL's host name": caused_by(
+        peewee.OperationalError(2003, "Can't connect"), socket.gaierror(socket.EAI_NONAME, "x")
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PASSING)
+def test_what_may_pass_is_tried_again(name: str) -> None:
+    """A code decides where there is one; words only where there is none."""
+    assert connecting.is_transient(PASSING[name])
+
+
+@pytest.mark.parametrize("name", STAYING)
+def test_what_stays_is_said_at_once(name: str) -> None:
+    """Whatever the names of users, databases and hosts in it sound like."""
+    assert not connecting.is_transient(STAYING[name])
+
+
+def test_the_systems_words_are_known_in_its_own_language(monkeypatch: pytest.MonkeyPatch) -> None:
+    """libpq quotes them as the C library has them, which is in the language of the locale."""
+    monkeypatch.setattr(os, "strerror", lambda number: f"Fehler {number}")
+    assert connecting.is_transient(libpq_says(f"Fehler {errno.ECONNREFUSED}"))
+    assert not connecting.is_transient(libpq_says(f"Fehler {errno.EACCES}"))
 
 
 def write_file(server: Server, path: str, text: str) -> None:
