@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from async_peewee._eventloops import event_loop, running_key
@@ -47,6 +47,9 @@ class FakeConnection:
 
     def clean_up(self) -> None:
         self.calls.append("clean_up")
+
+    def within_grace(self, what: str) -> Any:
+        return nullcontext()
 
     def in_transaction(self) -> bool:
         return self.in_a_transaction

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import peewee
 
 from .. import _eventloops
-from .._pool import worker, write_lock
+from .._pool import deadlines, worker, write_lock
 from .connections import Connections
 
 # What the child has inherited: kept, because letting go of it could close it.
@@ -33,6 +33,7 @@ def forget_in_child() -> None:
     """Make every database of this process new, as far as connections go."""
     worker.forget_worker()
     write_lock.forget_holders()
+    deadlines.shared.forget()
     _eventloops.forget_loop()
     _kept.extend([connections.forget() for connections in list(Connections.known)])
 

@@ -8,12 +8,13 @@ import random
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import peewee
 
+from .._pool import deadlines
 from .._pool.connection import close_quietly
 from .._pool.worker import Worker
 from .._settings import PoolSettings
@@ -102,9 +103,10 @@ class WorkerConnection:
             self._version is not self._versions.connection
             or now >= self._replace_at
             or not self.is_usable()
-            or (now - self._used_at >= ASK_AFTER and not self.answers())
+            or (now - self._used_at >= ASK_AFTER and not self.answers_in_time())
         ):
             self._discard()
+            check()
         if self.state["closed"]:
             self._connect(check)
             now = time.monotonic()
@@ -169,7 +171,8 @@ class WorkerConnection:
     def _reset(self) -> None:
         self.session_changed = False
         try:
-            self.reset_session()
+            with self.within_grace("the reset of its session"):
+                self.reset_session()
         except Exception as error:
             logger.warning(
                 "%r: the session reset failed, the connection is dropped: %s", self.database, error
@@ -179,7 +182,8 @@ class WorkerConnection:
     def _roll_back(self) -> None:
         try:
             if self.in_transaction():
-                self.dbapi_connection.cursor().execute("ROLLBACK")
+                with self.within_grace("ROLLBACK"):
+                    self.dbapi_connection.cursor().execute("ROLLBACK")
         except Exception as error:
             logger.warning("%r: the rollback failed, the connection is dropped: %s", self.database, error)
             self._discard()
@@ -190,7 +194,7 @@ class WorkerConnection:
     def _discard(self) -> None:
         connection = self.dbapi_connection
         self._peewee_state.reset()
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception), self.within_grace("its end", self._cut_quietly):
             connection.close()
         self._doubtful.clear()
         while self.streams:
@@ -258,10 +262,11 @@ class WorkerConnection:
         """Close such a cursor, whatever became of its connection."""
         if cursor in self.streams:  # else its block has ended, or the connection was discarded
             close = cursor.close if is_exhausted else partial(self.drop_stream, cursor)
-            if cursor in self._doubtful and self.in_transaction():
-                self.close_doubtful(close)
-            else:
-                close_quietly(close)
+            with self.within_grace("the end of a stream"):
+                if cursor in self._doubtful and self.in_transaction():
+                    self.close_doubtful(close)
+                else:
+                    close_quietly(close)
         if cursor in self._doubtful:
             self._doubtful.remove(cursor)
         if cursor in self.streams:  # else it went with its connection just now
@@ -275,6 +280,29 @@ class WorkerConnection:
         """Note that a transaction or savepoint ends, and with it perhaps the cursors that it has opened."""
         self._doubtful = list(self.streams)
 
+    @contextlib.contextmanager
+    def within_grace(self, what: str, cut: Callable[[], None] | None = None) -> Iterator[None]:
+        """Cut the connection under what runs inside, if that has no answer within the grace period.
+
+        For what nobody who waits can give up, and what loses nothing by it.
+        """
+        if not self.may_overlap:  # the database is part of the process: it is at work, and not silent
+            yield
+            return
+        seconds = deadlines.GRACE
+        deadline = deadlines.shared.begin(seconds, cut or self.kill)
+        try:
+            yield
+        finally:
+            deadlines.shared.end(deadline)
+            if deadline.was_late:
+                logger.warning("%r: no answer to %s for %g s, it was cut", self.database, what, seconds)
+
+    def answers_in_time(self) -> bool:
+        """Ask the database for a sign of life, which has to come within the grace period."""
+        with self.within_grace("the question whether it answers"):
+            return self.answers()
+
     def interrupt(self) -> None:
         """Stop the running statement. What fails is tried again, and in the end the connection is cut."""
         self._attempt(self.stop_statement)
@@ -284,8 +312,13 @@ class WorkerConnection:
         self._attempt(self.cut)
 
     def _attempt(self, strike: Callable[[], None]) -> None:
-        if self.state["closed"]:  # it is connecting, and nothing runs yet
-            return
+        if not self.state["closed"]:  # else it is connecting, and nothing runs yet
+            self._strike(strike)
+
+    def _cut_quietly(self) -> None:
+        self._strike(self.cut)
+
+    def _strike(self, strike: Callable[[], None]) -> None:
         try:
             strike()
         except Exception as error:

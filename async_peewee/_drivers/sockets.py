@@ -6,9 +6,10 @@ import contextlib
 import os
 import select
 import socket
-import threading
 from collections.abc import Iterator
+from functools import partial
 
+from .._pool import deadlines
 from .base import WorkerConnection
 
 # How long an attempt to reach the server for an interrupt may take, in seconds. The worker
@@ -24,13 +25,8 @@ def shut_down(side: socket.socket) -> None:
 @contextlib.contextmanager
 def cut_after(seconds: float, fd: int) -> Iterator[None]:
     """Cut a connection under what runs inside, if that takes longer."""
-    with socket.socket(fileno=os.dup(fd)) as copy:
-        timer = threading.Timer(seconds, shut_down, (copy,))
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
+    with socket.socket(fileno=os.dup(fd)) as copy, deadlines.shared.within(seconds, partial(shut_down, copy)):
+        yield
 
 
 class SocketConnection(WorkerConnection):
@@ -59,7 +55,7 @@ class SocketConnection(WorkerConnection):
         # An idle server says nothing. Something to read is its farewell, or a notification
         # (LISTEN), and a round trip tells which. Not asked of a lost connection: the number
         # of its socket could already be another's.
-        return not self.is_lost() and (not self._poll.poll(0) or self.answers())
+        return not self.is_lost() and (not self._poll.poll(0) or self.answers_in_time())
 
     def cut(self) -> None:
         if self._socket is None:

@@ -146,6 +146,13 @@ class Execution:
             return super()._execute_cursor(sql, params, **options)  # type: ignore[misc]
         if sql.startswith("ROLLBACK"):
             return self._roll_back(worker, partial(super()._execute_cursor, sql, params))  # type: ignore[misc]
+        if sql.startswith("RELEASE"):
+            # Like ROLLBACK a way out of a block, and of a transaction: with it, nothing is committed.
+            with worker.connection.within_grace("RELEASE"):
+                return self._run_statement(worker, sql, params, options)
+        return self._run_statement(worker, sql, params, options)
+
+    def _run_statement(self, worker: Worker, sql: str, params: Any, options: dict[str, Any]) -> Any:
         is_savepoint = sql.startswith(("SAVEPOINT", "RELEASE"))
         statement = self.statements.find(sql, worker.is_generating or is_savepoint)
         self._begin_statement(worker, statement)
@@ -214,7 +221,7 @@ class Execution:
         # Of a lost connection the database rolls back by itself; an error about it would
         # take the place of the user's own.
         try:
-            with worker.interrupter.uninterrupted():
+            with worker.interrupter.uninterrupted(), worker.connection.within_grace("ROLLBACK"):
                 return self._control("ROLLBACK", roll_back)
         except peewee.PeeweeException as error:
             if not _is_lost(worker, error):

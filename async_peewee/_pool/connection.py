@@ -7,6 +7,7 @@ and `kill`, which run on another one while a statement of the worker is running.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -65,6 +66,9 @@ class Connection(Protocol):
 
     def clean_up(self) -> None:
         """Leave nothing of a job behind: no open transaction, no broken connection."""
+
+    def within_grace(self, what: str) -> AbstractContextManager[object]:
+        """Cut the connection under what runs inside, if that has no answer within the grace period."""
 
     def in_transaction(self) -> bool:
         """Return True while a transaction is open."""

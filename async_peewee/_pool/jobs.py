@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import math
 import threading
 import time
 from collections import deque
@@ -82,6 +83,9 @@ class Job:
     interrupted = False
     # Set when it is done, for a thread that interrupts it.
     finished: threading.Event | None = None
+    # Until when what must not be interrupted in it, a COMMIT, is waited for, in seconds of
+    # time.monotonic(): for ever, unless the pool ends.
+    spared_until: float = math.inf
     result: Any = None
     error: BaseException | None = None
     # What the job wants done on the loop's thread once it has succeeded.
@@ -110,6 +114,10 @@ class Job:
         # A copy for each job: spans and tenants are the caller's, and what the job sets
         # does not travel back.
         self.context: contextvars.Context | None = contextvars.copy_context()
+
+    def spare_no_longer(self, seconds: float) -> None:
+        """Have its COMMIT cut, too, if that is still without an answer in so many seconds."""
+        self.spared_until = min(self.spared_until, time.monotonic() + seconds)
 
     def outcome(self) -> Any:
         """Return or raise what the function did, once."""

@@ -17,6 +17,7 @@ from typing import Any
 
 import anyio
 
+from . import deadlines
 from .connection import Connection
 from .gil import FreeTurns, GilTurns, make_turns
 from .jobs import Interrupted, Job, Lease, State
@@ -31,9 +32,6 @@ TICK = 0.5
 # The pauses between attempts to interrupt one job, in seconds: the first attempt may fall
 # between two statements of it.
 PAUSES = (0.02, 0.04, 0.08, 0.16, 0.25)
-
-# How long a job is interrupted politely before its connection is shut down, in seconds.
-GRACE = 5.0
 
 
 class Here(threading.local):
@@ -62,10 +60,12 @@ class Interrupter:
     def __init__(self, connection: Connection, name: str) -> None:
         self._connection = connection
         self._name = name
-        # Protects _job. An interrupt checks and strikes under it, so it cannot hit the
-        # next job; the worker waits here while an interrupt is under way.
+        # Protects _job and _spared. An interrupt checks and strikes under it, so it cannot hit
+        # the next job; the worker waits here while an interrupt is under way.
         self._guard = threading.Lock()
         self._job: Job | None = None
+        # The running job, while it is not to be interrupted.
+        self._spared: Job | None = None
 
     # -- on the worker's own thread ---------------------------------------------------
 
@@ -87,14 +87,18 @@ class Interrupter:
 
     @contextmanager
     def uninterrupted(self) -> Iterator[None]:
-        """Let no interrupt reach what runs inside: nobody could say what became of a COMMIT."""
+        """Let no interrupt reach what runs inside: nobody could say what became of a COMMIT.
+
+        When the pool ends, its connection is cut all the same, after the grace period.
+        """
         with self._guard:
             job, self._job = self._job, None
+            self._spared = job
         try:
             yield
         finally:
             with self._guard:
-                self._job = job
+                self._job, self._spared = job, None
 
     # -- from any thread --------------------------------------------------------------
 
@@ -104,6 +108,8 @@ class Interrupter:
         Not the loop's thread: an interrupt may talk to a server that does not answer. Not a
         worker: all of them may be busy.
         """
+        if job.finished is not None:  # such a thread is there
+            return
         job.finished = threading.Event()
         job.interrupted = True
         threading.Thread(
@@ -114,23 +120,37 @@ class Interrupter:
         ).start()
 
     def _interrupt_until_done(self, job: Job, finished: threading.Event) -> None:
-        kill_at = time.monotonic() + GRACE
-        attempt = 0
+        kill_at = time.monotonic() + deadlines.GRACE
+        attempt, said = 0, ""
         while job.state is not State.DONE:
-            self._interrupt_once(job, kill=time.monotonic() >= kill_at)
+            problem = self._interrupt_once(job, kill=time.monotonic() >= kill_at)
+            if problem and not said:
+                said = problem
+                logger.warning("%s: %s %s; its connection is cut", self._name, job.label, problem)
             if finished.wait(PAUSES[min(attempt, len(PAUSES) - 1)]):
                 return
             attempt += 1
 
-    def _interrupt_once(self, job: Job, kill: bool) -> None:
+    def _interrupt_once(self, job: Job, kill: bool) -> str:
+        """Interrupt a job, or cut its connection; return why, in that case."""
         # Decided and done under the guard: see __init__.
         with self._guard:
+            if self._spared is job:
+                return self._cut_spared(job)
             if self._job is not job:
-                return
+                return ""
             if kill:
                 self._connection.kill()
-            else:
-                self._connection.interrupt()
+                return "does not react to an interrupt"
+            self._connection.interrupt()
+            return ""
+
+    def _cut_spared(self, job: Job) -> str:
+        # Where the database is part of the process there is no silence: it is at work.
+        if time.monotonic() < job.spared_until or not self._connection.may_overlap:
+            return ""
+        self._connection.kill()
+        return "has had no answer to COMMIT or ROLLBACK, the outcome is unknown"
 
 
 class WorkerState(Enum):

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from async_peewee._pool import worker
+from async_peewee._pool import deadlines
 from async_peewee._pool.jobs import Interrupted, Job
 from tests.fakes import Blocker, FakePool, until_interrupted
 from tests.pool.stage import Guard, Stage, Step, wait_for
@@ -223,7 +223,7 @@ def test_what_does_not_react_is_cut_off_after_the_grace(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is asked first, by an interrupt, and ends when its connection is cut."""
-    monkeypatch.setattr(worker, "GRACE", 0.05)
+    monkeypatch.setattr(deadlines, "GRACE", 0.05)
     step = Step(stage)
     real_kill = stage.connection.kill
     stage.connection.kill = lambda: (real_kill(), step.end.set())
@@ -237,7 +237,7 @@ def test_what_does_not_react_is_cut_off_after_the_grace(
 
 
 def test_within_the_grace_nothing_is_cut(stage: Stage, guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "GRACE", 60)
+    monkeypatch.setattr(deadlines, "GRACE", 60)
     step = Step(stage)
     with stage.serving():
         wait_for(step.running)

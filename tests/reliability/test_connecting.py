@@ -18,7 +18,7 @@ import pytest
 
 from async_peewee import AsyncMySQLDatabase, AsyncPostgresqlDatabase, aio
 from async_peewee._drivers import connecting
-from async_peewee._pool import worker
+from async_peewee._pool import deadlines
 from tests.support import Maker, Models, MySQLServer, Server, wait_until
 
 on_postgresql = pytest.mark.parametrize("make_database", ["psycopg2", "psycopg3"], indirect=True)
@@ -152,7 +152,7 @@ async def test_a_statement_whose_connection_was_cut_ends_on_the_server(
     server: Any = make_database.server
     if int(server.query("SHOW server_version_num")[0][0]) < 140000:
         return  # it cannot notice
-    monkeypatch.setattr(worker, "GRACE", 0.1)
+    monkeypatch.setattr(deadlines, "GRACE", 0.1)
     driver_class = type(models.database.backend.make_connection())
     monkeypatch.setattr(driver_class, "stop_statement", lambda driver: None)
     await models.database.execute_sql("SET a.b = '1'")  # so that the session has been reset once

@@ -12,7 +12,7 @@ import peewee
 import pytest
 
 from async_peewee._drivers import base
-from async_peewee._pool import worker
+from async_peewee._pool import deadlines
 from tests.support import Maker, Models, slow_sql, wait_until
 
 on_servers = pytest.mark.parametrize("make_database", ["psycopg2", "psycopg3", "pymysql"], indirect=True)
@@ -121,7 +121,7 @@ async def test_a_hung_server_is_cut_after_the_grace_period(
     make_database: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGSTOP on the backend: the task is back soon after the grace, and the loop ticks all along."""
-    monkeypatch.setattr(worker, "GRACE", 0.5)
+    monkeypatch.setattr(deadlines, "GRACE", 0.5)
     database = make_database(pool_size=1)
     gaps: list[float] = []
 

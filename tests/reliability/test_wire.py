@@ -13,7 +13,7 @@ import peewee
 import pytest
 
 from async_peewee import AsyncPostgresqlDatabase, aio
-from async_peewee._pool import worker
+from async_peewee._pool import deadlines
 from tests.proxy import Proxy, proxied
 from tests.support import Models, Server, wait_until
 
@@ -104,7 +104,7 @@ async def test_an_explicit_commit_is_neither_interrupted_nor_cut(
     through_proxy: Any, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However late its answer, the task waits for it; its connection stays, and the block goes on."""
-    monkeypatch.setattr(worker, "GRACE", 0.1)
+    monkeypatch.setattr(deadlines, "GRACE", 0.1)
     async with through_proxy as database:
         models = Models(database)
         await database.create_tables(models.all)
@@ -177,7 +177,7 @@ async def test_a_cancel_that_hangs_stops_neither_the_loop_nor_the_task(
     through_proxy: Any, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, manner: str
 ) -> None:
     """The interrupt's own connection gets no answer, at first or later: the loop ticks, and it is cut."""
-    monkeypatch.setattr(worker, "GRACE", 0.5)
+    monkeypatch.setattr(deadlines, "GRACE", 0.5)
     gaps: list[float] = []
 
     async def tick() -> None:
