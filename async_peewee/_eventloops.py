@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Protocol
@@ -40,6 +42,8 @@ class EventLoop(Protocol):
     """A running event loop, as the pool sees it."""
 
     key: Any
+    # Whether a task may go on when Ctrl-C was pressed twice: then the loop has to be asked.
+    outlives_interrupts: bool
     # Makes a new Parker for the current task; no method, for a call of it counts.
     parker: Callable[[], Parker]
 
@@ -54,6 +58,12 @@ class EventLoop(Protocol):
 
     def is_closed(self) -> bool:
         """Return True when the loop will never run again; from any thread."""
+
+    def heed_interrupts(self, callback: Callback) -> None:
+        """Have `callback` run at the second Ctrl-C from now on, if a loop outlives that. On its thread."""
+
+    def forget_interrupts(self, callback: Callback) -> None:
+        """Take that back."""
 
     def spawn(self, function: Callable[[], Awaitable[None]], name: str, never_began: Callback) -> None:
         """Run `function` in a task of its own, beside and outlasting the current one.
@@ -131,6 +141,9 @@ async def wait_to_the_end(event: anyio.Event) -> None:
 
 
 class AsyncioLoop:
+    # The second Ctrl-C ends the loop, before Python 3.11 the first: asyncio.run() then cancels all tasks.
+    outlives_interrupts = False
+
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.key = loop
         self.parker: Callable[[], Parker] = partial(AsyncioParker, loop)
@@ -152,6 +165,10 @@ class AsyncioLoop:
         pause = function()
         if pause is not None:
             self.call_every(pause, function)
+
+    def heed_interrupts(self, callback: Callback) -> None: ...
+
+    def forget_interrupts(self, callback: Callback) -> None: ...
 
     def is_closed(self) -> bool:
         return bool(self.key.is_closed())
@@ -223,6 +240,11 @@ class TrioLoop:
         self.parker: Callable[[], Parker] = TrioParker
         # Kept: at the end of the interpreter, sys.modules may be empty already.
         self._over: type[Exception] = sys.modules["trio"].RunFinishedError
+        # trio has Ctrl-C wait for the main task, which waits for its children, and they for a COMMIT.
+        self.outlives_interrupts: bool = threading.current_thread() is threading.main_thread()
+        self._interrupts = InterruptCounter(self.wake)
+        self.heed_interrupts = self._interrupts.add
+        self.forget_interrupts = self._interrupts.remove
 
     def wake(self, callback: Callback) -> bool:
         try:
@@ -252,6 +274,41 @@ class TrioLoop:
                 logger.exception("%s failed", name)
 
         sys.modules["trio"].lowlevel.spawn_system_task(run, name=name, context=contextvars.Context())
+
+
+class InterruptCounter:
+    """Call back at the second Ctrl-C; meanwhile whoever handles it does so as ever. On the main thread."""
+
+    def __init__(self, wake: Callable[[Callback], bool]) -> None:
+        self._wake = wake
+        self._callbacks: list[Callback] = []
+        self._count = 0
+        self._handler: Any = self._handle
+        self._below: Any = None
+
+    def add(self, callback: Callback) -> None:
+        if not self._callbacks:
+            self._below = signal.getsignal(signal.SIGINT)
+            if not callable(self._below):  # the program ignores it
+                return
+            self._count = 0
+            signal.signal(signal.SIGINT, self._handler)
+        self._callbacks.append(callback)
+
+    def remove(self, callback: Callback) -> None:
+        if callback not in self._callbacks:
+            return
+        self._callbacks.remove(callback)
+        if not self._callbacks and signal.getsignal(signal.SIGINT) is self._handler:
+            signal.signal(signal.SIGINT, self._below)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        self._count += 1
+        if self._count > 1:
+            for callback in self._callbacks:
+                # Not here: it may be in the middle of anything, and hold a lock.
+                self._wake(callback)
+        self._below(number, frame)
 
 
 class TrioParker:

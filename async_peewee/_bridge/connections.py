@@ -230,14 +230,22 @@ class Connections:
             lock = None
         job, pool = Job(function, label, write_lock=lock), self.pools.get()
         pool.start(job)
-        await pool.wait(job)
+        try:
+            await pool.wait(job)
+        except BaseException as cancelled:
+            _raise_loss(job, cancelled)
+            raise
         return job.outcome() if job.after is None else await _outcome(job)
 
     async def _call_inside(self, function: Callable[[], Any], label: str, entry: Entry) -> Any:
         entry.check()
         job, pool = Job(function, label, lease=entry.lease), entry.pool
         pool.start(job)
-        await pool.wait(job)
+        try:
+            await pool.wait(job)
+        except BaseException as cancelled:
+            _raise_loss(job, cancelled)
+            raise
         if entry.may_be_dropped:
             # Who closes a generator that was dropped before this call was made goes first.
             await anyio.lowlevel.checkpoint()
@@ -273,10 +281,14 @@ class Connections:
     async def end(self, pool: WorkerPool, lease: Lease, function: Callable[[], Any]) -> Any:
         """Run a last function on a leased worker and give the worker back. Not interrupted."""
         job = Job(function, lease.label, lease=lease)
-        # The shield: what ends a block must run although the block was cancelled, or the
-        # worker would never come back.
-        with anyio.CancelScope(shield=True):
-            await pool.end(lease, job)
+        try:
+            # The shield: what ends a block must run although the block was cancelled, or the
+            # worker would never come back.
+            with anyio.CancelScope(shield=True):
+                await pool.end(lease, job)
+        except BaseException as cancelled:
+            _raise_loss(job, cancelled)
+            raise
         return await _outcome(job)
 
     async def call_to_the_end(self, entry: Entry, function: Callable[[], Any]) -> Any:
@@ -338,6 +350,14 @@ class SharedConnection:
         entry = own[-1]
         self._entered.remove(entry)
         self._connections.pop(entry)
+
+
+def _raise_loss(job: Job, cancelled: BaseException) -> None:
+    """Raise the error of a job whose COMMIT was cut: of a mere cancellation nobody would think that."""
+    if job.was_cut and job.error is not None:
+        if isinstance(cancelled, KeyboardInterrupt):  # which is to end the program all the same
+            raise cancelled from job.error
+        raise job.error from cancelled
 
 
 async def _outcome(job: Job) -> Any:

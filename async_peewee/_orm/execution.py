@@ -202,7 +202,7 @@ class Execution:
         if worker is None:
             super().commit()  # type: ignore[misc]
             return
-        with worker.interrupter.uninterrupted():
+        with worker.committing():
             try:
                 self._control("COMMIT", super().commit)  # type: ignore[misc]
             except peewee.PeeweeException as error:

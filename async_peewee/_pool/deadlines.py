@@ -18,9 +18,9 @@ GRACE = 5.0
 # How often the thread looks whether anything is late, in seconds.
 LOOK = 0.2
 
-# For how many looks it stays when there is nothing to watch: to start a thread takes longer than
-# most of what it would be started for.
-LINGER = 5
+# After how many looks at nothing it sleeps until there is something: to wake it takes longer than
+# most of what it would be woken for.
+LAST_LOOK = 5
 
 
 class Deadline:
@@ -36,14 +36,34 @@ class Deadline:
 
 
 class Deadlines:
-    """Call what is late by one thread for all connections, which runs while there is something to watch."""
+    """Call what is late, by one thread for all connections."""
 
     def __init__(self) -> None:
         # Protects the fields, and is held while something late is called: what has ended in time is
         # not cut afterwards, when its connection may serve somebody else.
         self._lock = threading.Lock()
         self._pending: set[Deadline] = set()
+        # How many there are for whom the thread has to be there.
+        self._guests = 0
         self._is_watched = False
+        self._is_asleep = False
+        self._wake = threading.Event()
+
+    def enter(self) -> None:
+        """Keep the thread until `leave`, for deadlines to come.
+
+        Python 3.12 and later have no new thread for a program whose main thread has ended, and that is
+        when the last transactions are rolled back.
+        """
+        with self._lock:
+            self._guests += 1
+            self._begin_watch()
+
+    def leave(self) -> None:
+        """Let the thread end, after the others' deadlines."""
+        with self._lock:
+            self._guests -= 1
+            self._wake.set()
 
     def begin(self, seconds: float, late: Callable[[], None]) -> Deadline:
         """Have `late` called once, from another thread, unless `end` is called within `seconds`.
@@ -53,16 +73,8 @@ class Deadlines:
         deadline = Deadline(time.monotonic() + seconds, late)
         with self._lock:
             self._pending.add(deadline)
-            if not self._is_watched:
-                self._begin_watch()
+            self._begin_watch()
         return deadline
-
-    def _begin_watch(self) -> None:
-        # A daemon: it must not keep alive a program whose workers have ended.
-        thread = threading.Thread(target=self._watch, name="async_peewee deadlines", daemon=True)
-        with suppress(RuntimeError):  # no more threads: then the next deadline tries again
-            thread.start()
-            self._is_watched = True
 
     def end(self, deadline: Deadline) -> None:
         """Note that something is over; waits for a call of `late` that is under way."""
@@ -82,14 +94,29 @@ class Deadlines:
         """After a fork, in the child: the thread is the parent's, and so is what it watches."""
         self.__init__()  # type: ignore[misc]
 
+    def _begin_watch(self) -> None:
+        if self._is_asleep:
+            self._is_asleep = False
+            self._wake.set()
+        if not self._is_watched:
+            # A daemon: it must not keep alive a program whose workers have ended.
+            thread = threading.Thread(target=self._watch, name="async_peewee deadlines", daemon=True)
+            with suppress(RuntimeError):  # no more threads: the next one tries again
+                thread.start()
+                self._is_watched = True
+
     def _watch(self) -> None:
-        looks = LINGER
-        while looks:
-            time.sleep(LOOK)
+        looks = 0
+        while True:
+            self._wake.wait(None if self._is_asleep else LOOK)
             with self._lock:
-                looks = LINGER if self._pending else looks - 1
-                self._is_watched = looks > 0
+                self._wake.clear()
                 self._call_late(time.monotonic())
+                looks = 0 if self._pending else looks + 1
+                if not self._pending and not self._guests:
+                    self._is_watched = False
+                    return
+                self._is_asleep = looks > LAST_LOOK
 
     def _call_late(self, now: float) -> None:
         for deadline in [deadline for deadline in self._pending if deadline.at <= now]:

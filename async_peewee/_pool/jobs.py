@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import math
 import threading
 import time
 from collections import deque
@@ -83,9 +82,8 @@ class Job:
     interrupted = False
     # Set when it is done, for a thread that interrupts it.
     finished: threading.Event | None = None
-    # Until when what must not be interrupted in it, a COMMIT, is waited for, in seconds of
-    # time.monotonic(): for ever, unless the pool ends.
-    spared_until: float = math.inf
+    # Its connection was cut under a COMMIT: who waits for it has to hear that, cancelled or not.
+    was_cut = False
     result: Any = None
     error: BaseException | None = None
     # What the job wants done on the loop's thread once it has succeeded.
@@ -114,10 +112,6 @@ class Job:
         # A copy for each job: spans and tenants are the caller's, and what the job sets
         # does not travel back.
         self.context: contextvars.Context | None = contextvars.copy_context()
-
-    def spare_no_longer(self, seconds: float) -> None:
-        """Have its COMMIT cut, too, if that is still without an answer in so many seconds."""
-        self.spared_until = min(self.spared_until, time.monotonic() + seconds)
 
     def outcome(self) -> Any:
         """Return or raise what the function did, once."""

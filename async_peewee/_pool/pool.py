@@ -320,11 +320,15 @@ class WorkerPool:
         self._dismiss_all()
 
     def _dismiss_all(self) -> None:
-        self._tell(self._scheduler.dismiss, *self._scheduler.workers)
+        workers = list(self._scheduler.workers)
+        self._tell(self._scheduler.dismiss, *workers)
+        for worker in workers:
+            worker.interrupter.limit_commit()
 
     def _dismiss(self, worker: Worker) -> None:
         """Have a worker end at once, because its loop is ending."""
         self._tell(self._scheduler.dismiss, worker)
+        worker.interrupter.limit_commit()
         if not worker.is_started:
             # Its thread never came, and finds that out if it still does.
             self.gone(worker)

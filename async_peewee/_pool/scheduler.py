@@ -14,7 +14,6 @@ from functools import partial
 
 from .._errors import PoolClosed, PoolFull, PoolTimeout
 from .._settings import PoolSettings
-from . import deadlines
 from .gil import GilTurns, make_gil
 from .jobs import Job, JobQueue, Lease, State
 from .worker import Worker, WorkerState
@@ -381,16 +380,7 @@ class Scheduler:
         for worker in workers:
             self._stop(worker, actions)
             if worker.job is not None:
-                worker.job.spare_no_longer(deadlines.GRACE)
                 actions.interrupt += (worker.job,)
-        return actions
-
-    def give_up(self, job: Job) -> Actions:
-        """Have a job that runs interrupted, and its COMMIT cut after the grace period."""
-        actions = Actions()
-        if job.state is State.RUNNING:
-            job.spare_no_longer(deadlines.GRACE)
-            actions.interrupt = (job,)
         return actions
 
     # -- turns --------------------------------------------------------------------------

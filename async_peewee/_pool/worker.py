@@ -13,12 +13,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import anyio
 
 from . import deadlines
 from .connection import Connection
+from .deadlines import Deadline
 from .gil import FreeTurns, GilTurns, make_turns
 from .jobs import Interrupted, Job, Lease, State
 from .write_lock import WriteLock
@@ -32,6 +34,10 @@ TICK = 0.5
 # The pauses between attempts to interrupt one job, in seconds: the first attempt may fall
 # between two statements of it.
 PAUSES = (0.02, 0.04, 0.08, 0.16, 0.25)
+
+# How long a COMMIT lasts before Ctrl-C is counted, in seconds: few last so long, and nobody is
+# quicker than that with a second Ctrl-C.
+SLOW_COMMIT = 0.2
 
 
 class Here(threading.local):
@@ -60,12 +66,17 @@ class Interrupter:
     def __init__(self, connection: Connection, name: str) -> None:
         self._connection = connection
         self._name = name
-        # Protects _job and _spared. An interrupt checks and strikes under it, so it cannot hit
-        # the next job; the worker waits here while an interrupt is under way.
+        # Protects _job. An interrupt checks and strikes under it, so it cannot hit the next job; the
+        # worker waits here while an interrupt is under way.
         self._guard = threading.Lock()
         self._job: Job | None = None
-        # The running job, while it is not to be interrupted.
+        # Protects the fields below. Not the guard: the loop's thread would wait for an interrupt.
+        self._limits = threading.Lock()
+        # The job, while it is not to be interrupted, and when that is cut all the same: never,
+        # unless the pool ends.
         self._spared: Job | None = None
+        self._deadline: Deadline | None = None
+        self._is_ending = False
 
     # -- on the worker's own thread ---------------------------------------------------
 
@@ -89,18 +100,46 @@ class Interrupter:
     def uninterrupted(self) -> Iterator[None]:
         """Let no interrupt reach what runs inside: nobody could say what became of a COMMIT.
 
-        When the pool ends, its connection is cut all the same, after the grace period.
+        When the pool ends, it is cut all the same, after the grace period.
         """
         with self._guard:
             job, self._job = self._job, None
+        with self._limits:
             self._spared = job
+            if self._is_ending:
+                self._limit()
         try:
             yield
         finally:
+            with self._limits:
+                deadline, self._deadline, self._spared = self._deadline, None, None
             with self._guard:
-                self._job, self._spared = job, None
+                self._job = job
+            if deadline is not None:
+                self._end_limit(deadline, job)
+
+    def _end_limit(self, deadline: Deadline, job: Job | None) -> None:
+        deadlines.shared.end(deadline)
+        if deadline.was_late and job is not None:
+            job.was_cut = True
+            logger.error("%s: %s had no answer to its end, and was cut", self._name, job.label)
 
     # -- from any thread --------------------------------------------------------------
+
+    def limit_commit(self, job: Job | None = None) -> None:
+        """Have a COMMIT cut, too, that has no answer within the grace period.
+
+        That of `job`; without one, any that runs or will run: the pool, the loop or the program ends.
+        """
+        with self._limits:
+            self._is_ending = self._is_ending or job is None
+            if self._spared is not None and job in (None, self._spared):
+                self._limit()
+
+    def _limit(self) -> None:
+        # Where the database is part of the process it is at work, and not silent.
+        if self._deadline is None and self._connection.may_overlap:
+            self._deadline = deadlines.shared.begin(deadlines.GRACE, self._connection.kill)
 
     def interrupt(self, job: Job) -> None:
         """Interrupt `job`, again and again until it has ended, from a thread made for that.
@@ -121,36 +160,26 @@ class Interrupter:
 
     def _interrupt_until_done(self, job: Job, finished: threading.Event) -> None:
         kill_at = time.monotonic() + deadlines.GRACE
-        attempt, said = 0, ""
+        attempt, was_cut = 0, False
         while job.state is not State.DONE:
-            problem = self._interrupt_once(job, kill=time.monotonic() >= kill_at)
-            if problem and not said:
-                said = problem
-                logger.warning("%s: %s %s; its connection is cut", self._name, job.label, problem)
+            if self._interrupt_once(job, kill=time.monotonic() >= kill_at) and not was_cut:
+                was_cut = True
+                logger.warning("%s: %s does not react to interrupts, and is cut", self._name, job.label)
             if finished.wait(PAUSES[min(attempt, len(PAUSES) - 1)]):
                 return
             attempt += 1
 
-    def _interrupt_once(self, job: Job, kill: bool) -> str:
-        """Interrupt a job, or cut its connection; return why, in that case."""
+    def _interrupt_once(self, job: Job, kill: bool) -> bool:
+        """Interrupt a job, or cut its connection; True: it was cut."""
         # Decided and done under the guard: see __init__.
         with self._guard:
-            if self._spared is job:
-                return self._cut_spared(job)
             if self._job is not job:
-                return ""
+                return False
             if kill:
                 self._connection.kill()
-                return "does not react to an interrupt"
-            self._connection.interrupt()
-            return ""
-
-    def _cut_spared(self, job: Job) -> str:
-        # Where the database is part of the process there is no silence: it is at work.
-        if time.monotonic() < job.spared_until or not self._connection.may_overlap:
-            return ""
-        self._connection.kill()
-        return "has had no answer to COMMIT or ROLLBACK, the outcome is unknown"
+            else:
+                self._connection.interrupt()
+            return kill
 
 
 class WorkerState(Enum):
@@ -202,12 +231,16 @@ class Worker:
         borrowed_name, thread.name = thread.name, self.name
         here.worker = self
         self.turns.start_clock()
+        if self.connection.may_overlap:
+            deadlines.shared.enter()
         try:
             if self._connect():
                 self._serve_jobs()
         finally:
             self._close()
             self.release_write_lock()
+            if self.connection.may_overlap:
+                deadlines.shared.leave()
             here.worker = None
             thread.name = borrowed_name
             self._pool.gone(self)
@@ -323,6 +356,24 @@ class Worker:
         job = self.job
         assert job is not None
         job.after = [*(job.after or ()), callback]
+
+    @contextmanager
+    def committing(self) -> Iterator[None]:
+        """Let no interrupt reach the COMMIT inside, but for a second Ctrl-C, and the end of all."""
+        loop, job = self._pool.loop, self.job
+        with self.interrupter.uninterrupted():
+            if not loop.outlives_interrupts or not self.connection.may_overlap:
+                yield
+                return
+            limit = partial(self.interrupter.limit_commit, job)
+            heed, forget = partial(loop.heed_interrupts, limit), partial(loop.forget_interrupts, limit)
+            deadline = deadlines.shared.begin(SLOW_COMMIT, partial(loop.wake, heed))
+            try:
+                yield
+            finally:
+                deadlines.shared.end(deadline)
+                if deadline.was_late:
+                    loop.wake(forget)
 
     # -- the write lock ---------------------------------------------------------------
 

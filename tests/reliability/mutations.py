@@ -39,15 +39,15 @@ MUTATIONS = [
     Mutation(
         "generation check",
         "_pool/worker.py",
-        "            if self._job is not job:\n                return\n",
-        "            if self._job is None:\n                return\n",
+        "            if self._job is not job:\n                return False\n",
+        "            if self._job is None:\n                return False\n",
         "tests/pool/test_interrupts.py",
     ),
     Mutation(
         "interrupt under the guard",
         "_pool/worker.py",
-        "        with self._guard:\n            if self._job is not job:\n                return\n            if kill:",
-        "        with self._guard:\n            if self._job is not job:\n                return\n        if True:\n            if kill:",
+        "        with self._guard:\n            if self._job is not job:\n                return False\n            if kill:",
+        "        with self._guard:\n            if self._job is not job:\n                return False\n        if True:\n            if kill:",
         "tests/pool/test_interrupts.py",
     ),
     Mutation(
@@ -130,7 +130,7 @@ MUTATIONS = [
     Mutation(
         "COMMIT is not interrupted",
         "_orm/execution.py",
-        '        with worker.interrupter.uninterrupted():\n            try:\n                self._control("COMMIT"',
+        '        with worker.committing():\n            try:\n                self._control("COMMIT"',
         '        if True:\n            try:\n                self._control("COMMIT"',
         "tests/reliability/test_wire.py -k 'explicit_commit'",
     ),
