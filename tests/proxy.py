@@ -1,4 +1,4 @@
-"""A TCP proxy in front of PostgreSQL that can delay replies, count statements and swallow connections."""
+"""A TCP proxy before a server: it can delay replies, count statements, swallow connections, be silent."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tests.support import Server
+from tests.support import MySQLServer, Server
 
 
 class Proxy:
     """Forward bytes both ways, and do mischief on demand."""
 
-    def __init__(self, server: Server) -> None:
-        info = server.info()
-        self._target = info
+    def __init__(self, server: Server | MySQLServer) -> None:
+        self._is_mysql = isinstance(server, MySQLServer)
+        self._target = server.info()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._sockets: list[socket.socket] = [self._listener]
         self.sent: list[bytes] = []
@@ -27,15 +27,20 @@ class Proxy:
         # While it is cleared, no reply passes.
         self.replies = threading.Event()
         self.replies.set()
+        # While it is cleared, nothing passes to the server either.
+        self.requests = threading.Event()
+        self.requests.set()
         # New connections are accepted and never answered.
         self.is_deaf = False
         # New connections are let in, and then no reply passes until `replies` is set again.
         self.is_mute = False
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def connect_params(self, server: Server) -> dict[str, Any]:
+    def connect_params(self, server: Server | MySQLServer) -> dict[str, Any]:
         """Return what makes a database connect through the proxy, to the test's own schema."""
         own = {"host": "127.0.0.1", "port": self._listener.getsockname()[1], "user": self._target.user}
+        if self._is_mysql:
+            return {**server.connect_params(), **own}
         return {**server.connect_params(), **own, "sslmode": "disable", "gssencmode": "disable"}
 
     @property
@@ -46,6 +51,16 @@ class Proxy:
         """Have `seen` set, and replies held, when this text passes to the server."""
         self.seen.clear()
         self.watched = text
+
+    def fall_silent(self) -> None:
+        """Let nothing pass, nor refuse anything, as a network does that is gone."""
+        self.requests.clear()
+        self.replies.clear()
+
+    def speak(self) -> None:
+        """Let all pass that was held up."""
+        self.requests.set()
+        self.replies.set()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -68,6 +83,7 @@ class Proxy:
     def _pump_up(self, client: socket.socket, upstream: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := client.recv(65536):
+                self.requests.wait()
                 self.sent.append(data)
                 if self.watched and self.watched in data:
                     self.replies.clear()
@@ -100,17 +116,17 @@ class Proxy:
         """End every connection, without a word."""
         for side in self._sockets[1:]:
             self._end(side)
-        self.replies.set()
+        self.speak()
 
     def close(self) -> None:
-        self.replies.set()
+        self.speak()
         for side in self._sockets:
             self._end(side)
             side.close()
 
 
 @contextlib.contextmanager
-def proxied(server: Server) -> Iterator[Proxy]:
+def proxied(server: Server | MySQLServer) -> Iterator[Proxy]:
     """Run a proxy in front of a server."""
     proxy = Proxy(server)
     try:

@@ -16,6 +16,7 @@ import uuid
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -143,6 +144,11 @@ class MySQLServer:
     def sleeping(self) -> list[int]:
         """Return those of them that run a sleep now."""
         return self.backends("command = 'Query' AND info LIKE '%%sleep(%%'")
+
+    def info(self) -> Any:
+        """Return what libpq calls host, port, user and dbname."""
+        where = {name: self._parameters[name] for name in ("host", "port", "user")}
+        return SimpleNamespace(**where, dbname=self.name)
 
     def connect_params(self) -> dict[str, Any]:
         return dict(self._parameters)

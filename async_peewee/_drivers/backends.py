@@ -10,6 +10,7 @@ from .._errors import ConfigurationError
 from .base import Backend, ConnectionClass
 from .mysql import (
     MariaDBConnectorConnection,
+    MySQLBackend,
     MySQLConnection,
     MySQLConnectorBackend,
     MySQLConnectorConnection,
@@ -25,8 +26,8 @@ BACKENDS: dict[str, tuple[type[Backend], tuple[ConnectionClass, ...]]] = {
     "peewee.SqliteDatabase": (SqliteBackend, (SqliteConnection,)),
     "peewee.PostgresqlDatabase": (PostgresqlBackend, (Psycopg2Connection, Psycopg3Connection)),
     "playhouse.mysql_ext.MySQLConnectorDatabase": (MySQLConnectorBackend, (MySQLConnectorConnection,)),
-    "playhouse.mysql_ext.MariaDBConnectorDatabase": (Backend, (MariaDBConnectorConnection,)),
-    "peewee.MySQLDatabase": (Backend, (MySQLConnection,)),
+    "playhouse.mysql_ext.MariaDBConnectorDatabase": (MySQLBackend, (MariaDBConnectorConnection,)),
+    "peewee.MySQLDatabase": (MySQLBackend, (MySQLConnection,)),
 }
 
 

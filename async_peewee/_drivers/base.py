@@ -16,6 +16,7 @@ import peewee
 
 from .._pool import deadlines
 from .._pool.connection import close_quietly
+from .._pool.deadlines import Deadline
 from .._pool.worker import Worker
 from .._settings import PoolSettings
 from .connecting import connect_patiently
@@ -83,6 +84,8 @@ class WorkerConnection:
         self._doubtful: list[Any] = []
         # What closes those of streams that were dropped, before the next statement.
         self._dropped: deque[Callable[[], None]] = deque()
+        # By when the connection that has just been made is to be set up.
+        self._set_up_by: Deadline | None = None
 
     @property
     def database(self) -> Any:
@@ -131,6 +134,17 @@ class WorkerConnection:
                 self._discard()
             raise
 
+    def begin_set_up(self) -> None:
+        """Give what sets a new connection up, Peewee's and the user's, the grace period."""
+        if self.may_overlap:
+            cut = partial(self._strike, self.cut_new)
+            self._set_up_by = deadlines.shared.begin(deadlines.GRACE, cut)
+
+    def end_set_up(self) -> None:
+        deadline, self._set_up_by = self._set_up_by, None
+        if deadline is not None:
+            deadlines.shared.end(deadline)
+
     def note_connection(self) -> None:
         """Note what has to be known of a connection that Peewee has just opened on this thread.
 
@@ -138,7 +152,8 @@ class WorkerConnection:
         then is for the new one.
         """
         try:
-            self.connected()
+            with self.within_grace("the set-up of its session"):
+                self.connected()
             if self.is_lost():
                 raise peewee.OperationalError("it was lost meanwhile")
         except Exception as error:
@@ -194,7 +209,7 @@ class WorkerConnection:
     def _discard(self) -> None:
         connection = self.dbapi_connection
         self._peewee_state.reset()
-        with contextlib.suppress(Exception), self.within_grace("its end", self._cut_quietly):
+        with contextlib.suppress(Exception), self.within_grace("its closing", self._cut_quietly):
             connection.close()
         self._doubtful.clear()
         while self.streams:
@@ -296,7 +311,9 @@ class WorkerConnection:
         finally:
             deadlines.shared.end(deadline)
             if deadline.was_late:
-                logger.warning("%r: no answer to %s for %g s, it was cut", self.database, what, seconds)
+                logger.warning(
+                    "%r: %s had no answer for %g s, and the connection was cut", self.database, what, seconds
+                )
 
     def answers_in_time(self) -> bool:
         """Ask the database for a sign of life, which has to come within the grace period."""
@@ -397,6 +414,10 @@ class WorkerConnection:
         """Cut the connection; from another thread."""
         raise NotImplementedError
 
+    def cut_new(self) -> None:
+        """Cut a connection that is being set up; from another thread."""
+        raise NotImplementedError
+
 
 ConnectionClass = type[WorkerConnection]
 
@@ -414,6 +435,9 @@ class Backend:
 
     def prepare(self) -> None:
         """Set the defaults, when Peewee's init() has read the arguments."""
+
+    def set_defaults(self, connection: Any) -> None:
+        """Set on a new connection of the driver, of any thread, what the user has not."""
 
     def make_connection(self) -> WorkerConnection:
         return self._drivers[0](self.database, self.database.connections.pools.settings)

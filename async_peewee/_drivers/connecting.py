@@ -130,6 +130,55 @@ def bound_attempts(database: Any, target: Any, parameters: dict[str, Any]) -> di
     return {"connect_timeout": ATTEMPT, **parameters} if has_server and not is_bound else parameters
 
 
+# What notices a peer that has vanished without a word, while a statement runs too: the kernel asks the
+# peer's after so many seconds without traffic, then every so many, and gives up after so many seconds
+# without an answer. The peer's kernel answers, however long a statement takes.
+IDLE, INTERVAL, GIVE_UP = 30, 10, 60
+
+
+def add_keepalives(database: Any, target: Any, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters of libpq's database with those that notice a vanished peer.
+
+    What the user has set stays, and a service file is the user's place for all of them. libpq
+    passes over them on a Unix socket.
+    """
+    if not isinstance(database, peewee.PostgresqlDatabase):
+        return parameters
+    dsn = parameters.get("dsn") or parameters.get("conninfo")
+    given = f"{target} {dsn} {[*parameters]}"
+    if "service" in given or "PGSERVICE" in os.environ:
+        return parameters
+    wanted = {
+        "keepalives_idle": IDLE,
+        "keepalives_interval": INTERVAL,
+        "keepalives_count": (GIVE_UP - IDLE) // INTERVAL,
+        "tcp_user_timeout": GIVE_UP * 1000,  # milliseconds
+    }
+    return {**{name: value for name, value in wanted.items() if name not in given}, **parameters}
+
+
+# The same for a socket; not every system has each.
+OPTIONS = {
+    "TCP_KEEPIDLE": IDLE,
+    "TCP_KEEPINTVL": INTERVAL,
+    "TCP_KEEPCNT": (GIVE_UP - IDLE) // INTERVAL,
+    "TCP_USER_TIMEOUT": GIVE_UP * 1000,  # milliseconds
+}
+
+
+def keep_alive(descriptor: int) -> None:
+    """Set the same on an open socket, where the driver has no parameters for it; what is shorter stays."""
+    # A copy of the descriptor, which is of the same socket: the original stays the driver's.
+    with socket.socket(fileno=os.dup(descriptor)) as side:
+        if side.family not in (socket.AF_INET, socket.AF_INET6):
+            return
+        side.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in OPTIONS.items():
+            option = getattr(socket, name, None)
+            if option is not None and not 0 < side.getsockopt(socket.IPPROTO_TCP, option) < value:
+                side.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
 def connect_once(database: Any, connect: Callable[[], Any]) -> Any:
     """Make one attempt; return the driver's connection.
 

@@ -12,6 +12,7 @@ import peewee
 from .._pool.connection import close_quietly
 from .base import Backend
 from .codes import number_of
+from .connecting import keep_alive
 from .sockets import SIDE_CONNECT_TIMEOUT, SocketConnection
 
 # The server's word for "in a transaction", in the status that comes with every answer.
@@ -94,8 +95,13 @@ class MySQLConnection(SocketConnection):
         return int(self.dbapi_connection.thread_id())
 
     def fileno(self) -> int:
-        own = getattr(self.dbapi_connection, "fileno", None)
-        return int(own() if own is not None else self.dbapi_connection._sock.fileno())
+        return self.descriptor_of(self.dbapi_connection)
+
+    @staticmethod
+    def descriptor_of(connection: Any) -> int:
+        """Return the descriptor of a connection's socket."""
+        own = getattr(connection, "fileno", None)
+        return int(own() if own is not None else connection._sock.fileno())
 
     def note_error(self, error: peewee.PeeweeException) -> None:
         # mysqlclient goes on to call a connection open that has gone away.
@@ -215,8 +221,9 @@ class MySQLConnectorConnection(BufferingConnection):
     def session_id(self) -> int:
         return int(self.dbapi_connection.connection_id)
 
-    def fileno(self) -> int:
-        return int(self.dbapi_connection._socket.sock.fileno())
+    @staticmethod
+    def descriptor_of(connection: Any) -> int:
+        return int(connection._socket.sock.fileno())
 
     def is_lost(self) -> bool:
         sock = getattr(self.dbapi_connection._socket, "sock", None)
@@ -235,14 +242,25 @@ class MariaDBConnectorConnection(BufferingConnection):
     def session_id(self) -> int:
         return int(self.dbapi_connection.thread_id)
 
-    def fileno(self) -> int:
-        return int(self.dbapi_connection._get_socket())
+    @staticmethod
+    def descriptor_of(connection: Any) -> int:
+        return int(connection._get_socket())
 
     def is_lost(self) -> bool:
         return self._has_gone or bool(self.dbapi_connection._closed)
 
 
-class MySQLConnectorBackend(Backend):
+class MySQLBackend(Backend):
+    """MySQL and MariaDB, whose drivers have no parameters for a peer that vanishes."""
+
+    def set_defaults(self, connection: Any) -> None:
+        driver: Any = self._drivers[0]
+        # What a class of the user's connects to may be no driver's own connection.
+        with contextlib.suppress(AttributeError, OSError):
+            keep_alive(driver.descriptor_of(connection))
+
+
+class MySQLConnectorBackend(MySQLBackend):
     """MySQL Connector, in pure Python unless the user says otherwise."""
 
     def prepare(self) -> None:

@@ -71,3 +71,7 @@ class SocketConnection(WorkerConnection):
                 shut_down(ours)
         else:
             os.close(copy)
+
+    def cut_new(self) -> None:
+        with socket.socket(fileno=os.dup(self.fileno())) as copy:
+            shut_down(copy)

@@ -23,7 +23,7 @@ from .._bridge.fork import forget_connection
 from .._bridge.places import Place, current_connection, guard, on_loop_thread, place, sync_allowed
 from .._drivers.backends import backend_of, check_class
 from .._drivers.base import Backend, Versions
-from .._drivers.connecting import bound_attempts, connect_once
+from .._drivers.connecting import add_keepalives, bound_attempts, connect_once
 from .._drivers.statement_profiles import StatementProfiles
 from .._errors import ConfigurationError
 from .._pool.per_loop import PoolPerLoop
@@ -112,7 +112,8 @@ class AsyncDatabase(Blocks, TypedDatabase):
         if self.connections.pools.all_open():
             raise peewee.InterfaceError("init() while the pool is open; write first: await db.close()")
         target = self.backend.check_target(database)
-        super().init(target, *args, **bound_attempts(self, target, kwargs))
+        parameters = add_keepalives(self, target, bound_attempts(self, target, kwargs))
+        super().init(target, *args, **parameters)
         self.backend.prepare()
         self.versions.connection = object()
         self.statements: StatementProfiles = StatementProfiles(self._classify)
@@ -120,7 +121,12 @@ class AsyncDatabase(Blocks, TypedDatabase):
         self.connections.pools.opens_itself = self.autoconnect
 
     def _connect(self) -> Any:
-        return connect_once(self, super()._connect)  # type: ignore[misc]
+        connection = connect_once(self, super()._connect)  # type: ignore[misc]
+        self.backend.set_defaults(connection)
+        of_worker = current_connection(self)
+        if of_worker is not None:
+            of_worker.begin_set_up()
+        return connection
 
     def _display_name(self) -> str:
         """Return a name for messages: never a URL, which may hold a password."""
@@ -153,10 +159,14 @@ class AsyncDatabase(Blocks, TypedDatabase):
         if worker is not None and place(self) is Place.VISITOR:
             # Another database's worker: it must not keep a connection that nobody counts.
             worker.at_job_end(self._close_visit)
-        is_new = super().connect(reuse_if_open=reuse_if_open)
-        connection = current_connection(self)
-        if is_new and connection is not None:
-            connection.note_connection()
+        of_worker = current_connection(self)
+        try:
+            is_new = super().connect(reuse_if_open=reuse_if_open)
+        finally:
+            if of_worker is not None:
+                of_worker.end_set_up()
+        if is_new and of_worker is not None:
+            of_worker.note_connection()
         return is_new  # type: ignore[return-value]
 
     def _close_visit(self) -> None:
