@@ -1,4 +1,4 @@
-"""A TCP proxy before a server: it can delay replies, count statements, swallow connections, be silent."""
+"""A TCP proxy in front of a server: it can delay replies, count statements, refuse to talk, fall silent."""
 
 from __future__ import annotations
 

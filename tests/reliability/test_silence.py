@@ -269,22 +269,21 @@ async def take_all_ways(make: Maker, proxy: Proxy, longest: float) -> Darkness:
     return dark
 
 
+# The soak has the grace period that users have.
+@pytest.mark.parametrize("grace", [SHORT_GRACE, pytest.param(deadlines.GRACE, marks=pytest.mark.soak)])
 @on_servers
 async def test_every_way_out_ends(
-    make_database: Maker, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    make_database: Maker,
+    proxy: Proxy,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    grace: float,
 ) -> None:
     """Blocks, savepoints, streams, resets, pings, `close()`; with the user's own error, and a log line."""
-    monkeypatch.setattr(deadlines, "GRACE", SHORT_GRACE)
+    monkeypatch.setattr(deadlines, "GRACE", grace)
     with caplog.at_level(logging.WARNING, "async_peewee"):
-        await take_all_ways(make_database, proxy, LONGEST)
-    assert "ROLLBACK had no answer for 0.5 s" in caplog.text
-
-
-@pytest.mark.soak
-@on_servers
-async def test_every_way_out_ends_in_time(make_database: Maker, proxy: Proxy) -> None:
-    """The same with the grace period that users have, in seconds that the README promises."""
-    dark = await take_all_ways(make_database, proxy, LONGEST)
+        dark = await take_all_ways(make_database, proxy, LONGEST)
+    assert f"ROLLBACK had no answer for {grace:g} s" in caplog.text
     print({name: round(seconds, 1) for name, seconds in dark.seconds.items()})
 
 
@@ -437,25 +436,22 @@ assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 """
 
 
-@pytest.mark.parametrize("where", ["main task", "child task"])
+@pytest.mark.parametrize(
+    ("where", "grace"),
+    [
+        ("main task", SHORT_GRACE),
+        ("child task", SHORT_GRACE),
+        pytest.param("child task", deadlines.GRACE, marks=pytest.mark.soak),
+    ],
+)
 @pytest.mark.parametrize("backend", ["asyncio", "uvloop", "trio"])
 @on_servers
 def test_the_second_ctrl_c_ends_a_program_in_commit(
-    make_database: Maker, proxy: Proxy, backend: str, where: str
+    make_database: Maker, proxy: Proxy, backend: str, where: str, grace: float
 ) -> None:
-    """It says that the outcome is unknown, and puts the handler of the signal back."""
+    """Within 15 seconds; it says that the outcome is unknown, and puts the handler of the signal back."""
     pytest.importorskip(backend)
-    seconds = end_by_ctrl_c(make_database, proxy, backend, where, SHORT_GRACE)
-    assert seconds < LONGEST
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("backend", ["asyncio", "uvloop", "trio"])
-@on_servers
-def test_the_second_ctrl_c_ends_a_program_in_time(make_database: Maker, proxy: Proxy, backend: str) -> None:
-    """Within 15 seconds, with the grace period that users have."""
-    pytest.importorskip(backend)
-    seconds = end_by_ctrl_c(make_database, proxy, backend, "child task", deadlines.GRACE)
+    seconds = end_by_ctrl_c(make_database, proxy, backend, where, grace)
     print(f"{seconds:.1f} s after the second Ctrl-C")
     assert seconds < 15
 
