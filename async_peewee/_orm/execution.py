@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -20,6 +21,9 @@ from .._pool.worker import Worker, here
 
 # What a task without a block sees of its connection.
 NO_STATE: dict[str, Any] = {"closed": True, "transactions": (), "commit_callbacks": []}
+
+# What a statement runs in that can be cancelled.
+UNBOUND: AbstractContextManager[object] = nullcontext()
 
 
 class Execution:
@@ -146,18 +150,14 @@ class Execution:
             return super()._execute_cursor(sql, params, **options)  # type: ignore[misc]
         if sql.startswith("ROLLBACK"):
             return self._roll_back(worker, partial(super()._execute_cursor, sql, params))  # type: ignore[misc]
-        if sql.startswith("RELEASE"):
-            # Like ROLLBACK a way out of a block, and of a transaction: with it, nothing is committed.
-            with worker.connection.within_grace("RELEASE"):
-                return self._run_statement(worker, sql, params, options)
-        return self._run_statement(worker, sql, params, options)
-
-    def _run_statement(self, worker: Worker, sql: str, params: Any, options: dict[str, Any]) -> Any:
         is_savepoint = sql.startswith(("SAVEPOINT", "RELEASE"))
         statement = self.statements.find(sql, worker.is_generating or is_savepoint)
         self._begin_statement(worker, statement)
+        # A way out of a block, which is not cancelled either; if it is cut, the transaction is rolled back.
+        bound = worker.connection.within_grace("RELEASE") if sql.startswith("RELEASE") else UNBOUND
         try:
-            return worker.turns.statement(statement, super()._execute_cursor, sql, params, **options)  # type: ignore[misc]
+            with bound:
+                return worker.turns.statement(statement, super()._execute_cursor, sql, params, **options)  # type: ignore[misc]
         except peewee.PeeweeException as error:
             if _is_lost(worker, error):
                 raise _explain_loss(error, worker, "a statement") from error

@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import Enum
 from functools import partial
 from typing import Any
@@ -357,23 +357,25 @@ class Worker:
         assert job is not None
         job.after = [*(job.after or ()), callback]
 
-    @contextmanager
-    def committing(self) -> Iterator[None]:
+    def committing(self) -> AbstractContextManager[None]:
         """Let no interrupt reach the COMMIT inside, but for a second Ctrl-C, and the end of all."""
-        loop, job = self._pool.loop, self.job
-        with self.interrupter.uninterrupted():
-            if not loop.outlives_interrupts or not self.connection.may_overlap:
+        if self._pool.loop.outlives_interrupts and self.connection.may_overlap:
+            return self._heeding_interrupts()
+        return self.interrupter.uninterrupted()
+
+    @contextmanager
+    def _heeding_interrupts(self) -> Iterator[None]:
+        loop = self._pool.loop
+        limit = partial(self.interrupter.limit_commit, self.job)
+        heed, forget = partial(loop.heed_interrupts, limit), partial(loop.forget_interrupts, limit)
+        deadline = deadlines.shared.begin(SLOW_COMMIT, partial(loop.wake, heed))
+        try:
+            with self.interrupter.uninterrupted():
                 yield
-                return
-            limit = partial(self.interrupter.limit_commit, job)
-            heed, forget = partial(loop.heed_interrupts, limit), partial(loop.forget_interrupts, limit)
-            deadline = deadlines.shared.begin(SLOW_COMMIT, partial(loop.wake, heed))
-            try:
-                yield
-            finally:
-                deadlines.shared.end(deadline)
-                if deadline.was_late:
-                    loop.wake(forget)
+        finally:
+            deadlines.shared.end(deadline)
+            if deadline.was_late:
+                loop.wake(forget)
 
     # -- the write lock ---------------------------------------------------------------
 
