@@ -75,7 +75,8 @@ class Darkness:
             self.proxy.fall_silent()
             self._since = time.monotonic()
             self._is_dark.set()
-        await self._is_dark.wait()
+        with anyio.fail_after(20):  # else one that fails before would keep all others
+            await self._is_dark.wait()
 
     async def go(self) -> None:
         """Take all ways, and let there be light."""
