@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import anyio
@@ -11,7 +13,7 @@ import peewee
 import pytest
 
 from async_peewee import AsyncModel, AsyncSqliteDatabase, BlockingCallError
-from tests.support import Models, in_thread
+from tests.support import Models, in_thread, on_asyncio
 
 
 class Line(NamedTuple):
@@ -223,6 +225,93 @@ async def test_allow_sync_is_for_the_task_that_wrote_it(school: School) -> None:
         with school.db.allow_sync():
             inside.set()
             await seen.wait()
+
+
+async def test_allow_sync_is_not_inherited(school: School) -> None:
+    """A task that is begun inside, there and in a task inside it, is guarded from its first moment on."""
+    names: list[str] = []
+
+    async def child(name: str) -> None:
+        with pytest.raises(BlockingCallError):
+            len(school.User)
+        names.append((await school.User.create(name=name)).name)
+
+    async with anyio.create_task_group() as group:
+        with school.db.allow_sync():
+            group.start_soon(child, "child")
+            async with anyio.create_task_group() as inner:
+                inner.start_soon(child, "inside")
+            assert len(school.User) >= 3
+    assert sorted(names) == ["child", "inside"]
+
+
+@on_asyncio
+async def test_allow_sync_is_not_inherited_by_callbacks(school: School) -> None:
+    """Nor do callbacks that are made inside one, and inside a callback that has allowed it itself."""
+    loop, done = asyncio.get_running_loop(), anyio.Event()
+    seen: list[int] = []
+
+    def guarded() -> None:
+        with pytest.raises(BlockingCallError):
+            len(school.User)
+        seen.append(0)
+
+    def allowing() -> None:
+        with school.db.allow_sync():
+            loop.call_soon(guarded)
+            seen.append(len(school.User))
+        guarded()
+        loop.call_soon(done.set)
+
+    with school.db.allow_sync():
+        loop.call_soon(guarded)
+        loop.call_soon(allowing)
+        await done.wait()
+        assert len(school.User) == 2
+    assert seen == [0, 2, 0, 0]
+
+
+async def test_allow_sync_ends_with_its_with(school: School) -> None:
+    """Also where a generator is closed by another task, and where two of one task overlap."""
+
+    async def values() -> AsyncIterator[int]:
+        with school.db.allow_sync():
+            yield len(school.User)
+
+    async def close(generator: Any) -> None:
+        await generator.aclose()
+
+    generator = values()
+    assert await anext(generator) == 2
+    assert len(school.User) == 2
+    async with anyio.create_task_group() as group:
+        group.start_soon(close, generator)
+    with pytest.raises(BlockingCallError):
+        len(school.User)
+    first, second = school.db.allow_sync(), school.db.allow_sync()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert len(school.User) == 2
+    second.__exit__(None, None, None)
+    with pytest.raises(BlockingCallError):
+        len(school.User)
+
+
+def test_allow_sync_on_a_plain_thread_is_not_for_a_loop_that_runs_inside(tmp_path: Path) -> None:
+    db = AsyncSqliteDatabase(tmp_path / "test.db")
+    models = Models(db)
+
+    async def main() -> int:
+        with pytest.raises(BlockingCallError):
+            len(models.User)
+        async with db:
+            await models.User.create(name="Huey")
+            return int(await models.User.select().count())
+
+    with db.allow_sync():
+        db.create_tables(models.all)
+        assert anyio.run(main) == len(models.User) == 1
 
 
 async def test_building_queries_is_never_refused(school: School) -> None:

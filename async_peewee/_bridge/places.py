@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from enum import Enum
 from types import FrameType
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import peewee
 
 from .._errors import BlockingCallError
-from .._eventloops import running_key
+from .._eventloops import current_task, running_key
 from .._pool.worker import Worker, here
 
 
@@ -25,7 +25,9 @@ class Place(Enum):
     THREAD = "any other thread, where Peewee works as ever"
 
 
-_sync_allowed: ContextVar[bool] = ContextVar("async_peewee_sync_allowed", default=False)
+# Who may block an event loop at present: the tasks that are inside allow_sync(), or the loop whose callback
+# is. No context variable: what is begun inside would inherit it, and block for the rest of its life.
+_permitted: list[weakref.ReferenceType[Any]] = []
 
 
 def place(database: Any) -> Place:
@@ -37,7 +39,14 @@ def place(database: Any) -> Place:
 
 def on_loop_thread() -> bool:
     """Return True where blocking would stop an event loop, and nobody has allowed it."""
-    return here.worker is None and running_key() is not None and not _sync_allowed.get()
+    if here.worker is not None or (key := running_key()) is None:
+        return False
+    return not _permitted or not _may_block(key)
+
+
+def _may_block(key: Any) -> bool:
+    owner = current_task(key) or key
+    return any(reference() is owner for reference in tuple(_permitted))
 
 
 def worker_of(database: Any) -> Worker | None:
@@ -70,9 +79,17 @@ def guard(what: str, instead: str, *problem: str) -> None:
 
 @contextmanager
 def sync_allowed() -> Iterator[None]:
-    """Let this context's calls block: inside, dual methods are Peewee's own."""
-    token = _sync_allowed.set(True)
+    """Let this task's calls block: inside, dual methods are Peewee's own.
+
+    Not those of tasks and callbacks that are begun inside.
+    """
+    key = running_key()
+    if key is None:  # where no loop runs, all may block
+        yield
+        return
+    permission = weakref.ref(current_task(key) or key)
+    _permitted.append(permission)
     try:
         yield
     finally:
-        _sync_allowed.reset(token)
+        _permitted.remove(permission)

@@ -212,6 +212,13 @@ MUTATIONS = [
         "tests/reliability/test_orphans.py -k 'ends_inside and trio and sqlite'",
     ),
     Mutation(
+        "allow_sync() is not inherited",
+        "_bridge/places.py",
+        "    return any(reference() is owner for reference in tuple(_permitted))",
+        "    return True",
+        "tests/test_guard.py -k 'not_inherited and asyncio'",
+    ),
+    Mutation(
         "a block is undone when it was cancelled on entry",
         "_bridge/connections.py",
         "                    await self.end(pool, lease, undo)\n",
