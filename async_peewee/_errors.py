@@ -26,6 +26,16 @@ class BlockingCallError(peewee.InterfaceError):
     def __init__(self, what: str, instead: str, problem: str = "would block the event loop") -> None:
         super().__init__(f"{what} {problem}; write instead: {instead}")
 
+    @classmethod
+    def of_loop_on_worker(cls, what: str) -> BlockingCallError:
+        """Return the error of code that runs an event loop of its own on a worker."""
+        return cls(
+            what,
+            "the call without a loop, for on a worker it is Peewee's own; or await it on the program's loop",
+            "on an event loop that was started on a worker (by asyncio.run() in a function that "
+            "db.run() runs, say) would wait for the thread that it runs on, and nothing was done",
+        )
+
 
 class PoolClosed(peewee.InterfaceError):
     """Raised when work is given to a pool that is closed or is being closed."""

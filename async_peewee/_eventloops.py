@@ -72,6 +72,10 @@ class EventLoop(Protocol):
         """
 
 
+# Asyncio's own function, not Python's: read directly where each call of a function would count.
+running_asyncio = asyncio._get_running_loop
+
+
 def running_key() -> Any:
     """Return what identifies the event loop that runs in this thread, None where none runs."""
     loop = asyncio._get_running_loop()

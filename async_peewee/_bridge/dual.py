@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 import peewee
 
 from .._errors import BlockingCallError
+from .._eventloops import running_asyncio, running_key
 from .._pool.worker import here
 from .._typing.results import DualBool, DualInt, DualList, DualValue
 from .._writes import method_writes
@@ -28,6 +29,10 @@ P = ParamSpec("P")
 
 
 T = TypeVar("T")
+
+
+# All modules that are imported so far.
+loaded = sys.modules
 
 
 Pend = Callable[[Any, str, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
@@ -48,13 +53,16 @@ def dual(name: str, native: Callable[..., Any], pend: Pend, owner: type | None =
 
     @functools.wraps(native)
     def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        # The second of the two alone would do; the first spares workers a call, for they come here most.
-        if here.worker is not None or not on_loop_thread():
-            if owner is None:
-                return native(self, *args, **kwargs)
-            return getattr(super(owner, self), name)(*args, **kwargs)
-        refuse_peewee(sys._getframe(1), name, self)
-        return pend(self, name, run, args, kwargs)
+        # on_loop_thread() alone would do; the first question spares workers a call, for they come here most.
+        if here.worker is None:
+            if on_loop_thread():
+                refuse_peewee(sys._getframe(1), name, self)
+                return pend(self, name, run, args, kwargs)
+        elif running_asyncio() is not None or ("trio" in loaded and running_key() is not None):
+            raise BlockingCallError.of_loop_on_worker(f"{name}()")
+        if owner is None:
+            return native(self, *args, **kwargs)
+        return getattr(super(owner, self), name)(*args, **kwargs)
 
     method.is_dual = True  # type: ignore[attr-defined]
     return method

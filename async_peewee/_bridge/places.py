@@ -93,3 +93,9 @@ def sync_allowed() -> Iterator[None]:
         yield
     finally:
         _permitted.remove(permission)
+
+
+def refuse_loop_on_worker(what: str) -> None:
+    """Raise BlockingCallError on an event loop that was started on a worker's thread."""
+    if here.worker is not None and running_key() is not None:
+        raise BlockingCallError.of_loop_on_worker(what)

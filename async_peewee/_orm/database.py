@@ -20,7 +20,15 @@ from .._bridge.connections import Connections, SharedConnection
 from .._bridge.detaching import detached
 from .._bridge.dual import install_dual, refuse_bind_ctx, refuse_peewee
 from .._bridge.fork import forget_connection
-from .._bridge.places import Place, current_connection, guard, on_loop_thread, place, sync_allowed
+from .._bridge.places import (
+    Place,
+    current_connection,
+    guard,
+    on_loop_thread,
+    place,
+    refuse_loop_on_worker,
+    sync_allowed,
+)
 from .._drivers.backends import backend_of, check_class
 from .._drivers.base import Backend, Versions
 from .._drivers.connecting import add_keepalives, bound_attempts, connect_once
@@ -155,6 +163,7 @@ class AsyncDatabase(Blocks, TypedDatabase):
         if on_loop_thread():
             refuse_peewee(sys._getframe(1), "connect", self)
             return PendingCall("db.connect", partial(self._open, reuse_if_open))  # type: ignore[return-value]
+        refuse_loop_on_worker("db.connect()")
         worker = current_worker()
         if worker is not None and place(self) is Place.VISITOR:
             # Another database's worker: it must not keep a connection that nobody counts.
@@ -203,6 +212,7 @@ class AsyncDatabase(Blocks, TypedDatabase):
         if on_loop_thread():
             refuse_peewee(sys._getframe(1), "close", self)
             return PendingCall("db.close", partial(self._close_pool, timeout))  # type: ignore[return-value]
+        refuse_loop_on_worker("db.close()")
         return super().close()  # type: ignore[return-value]
 
     async def _close_pool(self, timeout: float) -> bool:
@@ -257,6 +267,7 @@ class AsyncDatabase(Blocks, TypedDatabase):
         if is_async(function):
             raise TypeError(f"db.run() is for plain functions; await {name_of(function)}() itself")
         if not on_loop_thread():
+            refuse_loop_on_worker("db.run()")
             return function(*args, **kwargs)
         return call_on_worker(
             f"db.run({name_of(function)})", self.connections, detached(function, *args, **kwargs)

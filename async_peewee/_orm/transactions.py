@@ -23,7 +23,7 @@ from .._bridge.calls import PendingCall, call_on_worker
 from .._bridge.connections import LEFT_BY_ANOTHER, Entry, require_task
 from .._bridge.detaching import detached
 from .._bridge.dual import install_dual
-from .._bridge.places import current_connection, guard, on_loop_thread
+from .._bridge.places import current_connection, guard, on_loop_thread, refuse_loop_on_worker
 from .._errors import PoolClosed, TransactionFinished
 from .._eventloops import current_task, running_key
 from .._pool.worker import current_worker
@@ -281,6 +281,7 @@ class Block:
             if on_loop_thread():
                 call = detached(in_block, *args, **kwargs)
                 return call_on_worker(function.__qualname__, self.db.connections, call)
+            refuse_loop_on_worker(f"{function.__qualname__}()")
             return in_block(*args, **kwargs)
 
         return wrapper

@@ -8,10 +8,12 @@ from typing import Any
 
 import peewee
 
+from .._errors import BlockingCallError
 from .._eventloops import event_loop, running_key
 from .._settings import PoolSettings
 from .connection import Connection
 from .pool import PoolStats, WorkerPool
+from .worker import here
 
 
 class PoolPerLoop:
@@ -48,7 +50,12 @@ class PoolPerLoop:
         return self.open()
 
     def open(self) -> WorkerPool:
-        """Make a new pool for this loop, in the place of one that is closed."""
+        """Make a new pool for this loop, in the place of one that is closed.
+
+        Raises BlockingCallError for a loop that runs on a worker.
+        """
+        if here.worker is not None:
+            raise BlockingCallError.of_loop_on_worker(f"using {self.name}")
         key = running_key()
         pool = WorkerPool(self.name, self.settings, event_loop(key), self._make_connection)
         with self._lock:

@@ -219,6 +219,13 @@ MUTATIONS = [
         "tests/test_guard.py -k 'not_inherited and asyncio'",
     ),
     Mutation(
+        "a loop on a worker is refused",
+        "_bridge/dual.py",
+        '        elif running_asyncio() is not None or ("trio" in loaded and running_key() is not None):',
+        "        elif False:",
+        "tests/test_loops_on_workers.py -k 'asyncio and sqlite'",
+    ),
+    Mutation(
         "a block is undone when it was cancelled on entry",
         "_bridge/connections.py",
         "                    await self.end(pool, lease, undo)\n",
