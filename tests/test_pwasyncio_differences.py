@@ -11,7 +11,7 @@ import peewee
 import pytest
 from peewee import Load
 
-from async_peewee import BlockingCallError, PoolTimeout
+from async_peewee import BlockingCallError, PoolTimeout, aio
 from tests.flavours import Maker, Shelf, anyio_backend, cell, cells, db, make_db, pw, shelf
 from tests.support import queries_of, wait_until
 
@@ -142,6 +142,100 @@ async def test_a_parent_that_waits_for_a_child_that_writes_waits_in_vain(make_db
         tasks.start_soon(child)
     assert [type(error) for error in errors] == [PoolTimeout]
     await db.close_pool()
+
+
+async def in_child_tasks(*awaitables: Any) -> list[Any]:
+    """Await several things at once, each in a task of its own."""
+    results: list[Any] = [None] * len(awaitables)
+
+    async def wait(number: int, awaitable: Any) -> None:
+        results[number] = await awaitable
+
+    async with anyio.create_task_group() as tasks:
+        for number, awaitable in enumerate(awaitables):
+            tasks.start_soon(wait, number, awaitable)
+    return results
+
+
+@cells("sqlite3", "psycopg2", "psycopg", "pymysql", theirs=False)
+async def test_a_coroutine_belongs_to_the_block_in_which_it_was_made(pw: Any, db: Any, shelf: Shelf) -> None:
+    """Whoever awaits it; there, to the task that awaits it."""
+    Author, Book = shelf.Author, shelf.Book
+    before = Author.acreate(name="outside")
+    with pytest.raises(ZeroDivisionError):
+        async with db.atomic() as txn:
+            first, second = await in_child_tasks(Author.acreate(name="a"), Author.acreate(name="b"))
+            await in_child_tasks(txn.acommit())
+            first.born, book = 1900, Book(author_id=second.id, title="t")
+            await in_child_tasks(
+                first.asave(), db.aexecute(Author.insert(name="c")), Author.insert(name="d").aexecute()
+            )
+            await in_child_tasks(book.asave(), Author.abulk_create([Author(name="e")]))
+            authors = Author.select().order_by(Author.id)
+            found = await in_child_tasks(
+                Author.aget(Author.born == 1900),
+                Author.aget_or_none(Author.born == 1900),
+                db.list(authors.where(Author.born == 1900)),
+                db.first(authors.where(Author.born == 1900)),
+                db.run(lambda: Author.get(Author.born == 1900)),
+                db.aprefetch(authors.where(Author.born == 1900), Book),
+                book.afetch(Book.author),
+                db.count(authors),
+                db.exists(authors.where(Author.name == "d")),
+                db.scalar(Author.select(pw.fn.max(Author.born))),
+                pw.greenlet_spawn(lambda: Author.get(Author.born == 1900).name),
+                db.aexecute_sql("SELECT name FROM author WHERE born = 1900"),
+                pw.AsyncConnectionWrapper(db).execute("SELECT name FROM author WHERE born = 1900"),
+            )
+            rows = [found[0], found[1], *found[2], found[3], found[4], *found[5]]
+            assert [row.name for row in rows] == ["a"] * 6
+            assert (found[6].name, *found[7:11]) == ("b", 5, True, 1900, "a")
+            assert [cursor.fetchone() for cursor in found[11:]] == [("a",), ("a",)]
+            raise ZeroDivisionError
+    assert [row.name for row in await db.list(Author.select().order_by(Author.name))] == ["a", "b"]
+    assert [row.name for row in await in_child_tasks(before)] == ["outside"]
+
+
+@cells("sqlite3", "psycopg2", theirs=False)
+async def test_a_coroutine_made_in_a_block_that_has_ended_is_outside(db: Any, shelf: Shelf) -> None:
+    async with db.atomic():
+        coroutine = shelf.Author.acreate(name="a")
+    async with db.atomic():
+        assert await shelf.Author.select().count() == 0
+    await in_child_tasks(coroutine)
+    assert await shelf.Author.select().count() == 1
+
+
+@cells("sqlite3", "psycopg2", theirs=False)
+async def test_a_task_with_a_block_of_its_own_is_in_that(db: Any, shelf: Shelf) -> None:
+    async def child(coroutine: Any) -> int:
+        async with db.connection_context():
+            return int(await coroutine)
+
+    async with db.atomic():
+        await shelf.Author.acreate(name="a")
+        coroutines = db.count(shelf.Author.select()), db.count(shelf.Author.select())
+        assert await in_child_tasks(child(coroutines[0]), coroutines[1]) == [0, 1]
+
+
+@cells("sqlite3", "psycopg2", theirs=False)
+async def test_a_connection_that_a_task_keeps_is_no_block(db: Any, shelf: Shelf) -> None:
+    """Programs keep one for their whole length: what they do at once goes to several, as there."""
+    both = threading.Barrier(2)
+    async with db:
+        with anyio.fail_after(20):
+            await in_child_tasks(db.run(both.wait, 20), db.run(both.wait, 20))
+
+
+@on_sqlite
+async def test_a_coroutine_that_is_never_awaited_warns(db: Any, shelf: Shelf) -> None:
+    """In a block too, where it is made a little later; the block does not hear of it."""
+    async with db.atomic():
+        with pytest.warns(RuntimeWarning, match=r"coroutine 'acreate' was never awaited"):
+            shelf.Author.acreate(name="a")
+    with pytest.raises(TypeError, match="acreate"):
+        await db.run(shelf.Author.acreate, name="a")
+    assert await aio(shelf.Author.acreate, name="a")
 
 
 @cells("sqlite3", "psycopg2", "psycopg", "pymysql", theirs=False)

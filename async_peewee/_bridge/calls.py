@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import inspect
+import sys
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
@@ -11,8 +14,9 @@ from typing import Any, ParamSpec, TypeVar, overload
 import peewee
 
 from .._typing.results import DualValue, Returned
-from .connections import Connections, connections_for_function, connections_of
+from .connections import Connections, connections_for_function, connections_of, inside
 from .detaching import detached
+from .entries import Entries, made_here
 from .places import on_loop_thread
 from .unawaited import Unawaited, set_attribute
 
@@ -97,14 +101,19 @@ def call_on_worker(
     *,
     writes: bool | None = None,
     then: Callable[[Any], Any] | None = None,
+    made_in: Entries = (),
 ) -> DualValue[Any]:
     """Return the pending call of a function on a worker.
 
     It belongs to the task that makes it: it runs in the connection context that this task
     holds now, whoever awaits it, so that `gather(User.create(...), User.create(...))` inside
-    `atomic()` stays inside. `then` sees the result on the loop's thread.
+    `atomic()` stays inside. If the task holds none, it runs in that of the query or reference which it
+    is of: `made_in`. `then` sees the result on the loop's thread.
     """
-    begin = partial(connections.call, function, label, connections.current(), writes)
+    entry = connections.current()
+    if entry is None and made_in:
+        entry = connections.find(made_in)
+    begin = partial(connections.call, function, label, entry, writes)
     return PendingCall(label, begin if then is None else partial(_call_then, begin, then))  # type: ignore[return-value]
 
 
@@ -117,7 +126,42 @@ def is_async(function: Any) -> bool:
     code = getattr(function, "__code__", None)
     if code is None:
         return inspect.iscoroutinefunction(function)
-    return bool(code.co_flags & inspect.CO_COROUTINE)
+    return bool(code.co_flags & inspect.CO_COROUTINE) or hasattr(function, "is_of_its_block")
+
+
+def of_its_block(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Make a coroutine function's coroutines belong to the block in which they are made.
+
+    A coroutine begins in the task that awaits it, which may be a child: `gather(User.acreate())`.
+    """
+
+    @functools.wraps(function)
+    def make(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
+        entries = made_here()
+        if not entries:
+            return function(*args, **kwargs)
+        coroutine: Any = _run_inside(entries, partial(function, *args, **kwargs))
+        # For what Python says of one that was never awaited.
+        coroutine.__name__, coroutine.__qualname__ = function.__name__, function.__qualname__
+        return coroutine  # type: ignore[no-any-return]
+
+    make.is_of_its_block = True  # type: ignore[attr-defined]
+    _mark_coroutine_function(make)
+    return make
+
+
+if sys.version_info >= (3, 12):
+    _mark_coroutine_function = inspect.markcoroutinefunction
+else:
+
+    def _mark_coroutine_function(function: Any) -> None:
+        """Have asyncio.iscoroutinefunction() return True for it; inspect's own asks the code alone."""
+        function._is_coroutine = vars(asyncio.coroutines)["_is_coroutine"]
+
+
+async def _run_inside(entries: Entries, begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    with inside(entries):
+        return await begin()
 
 
 def gives_coroutine(function: Any) -> bool:

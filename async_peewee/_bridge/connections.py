@@ -10,7 +10,7 @@ import contextlib
 import inspect
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, ClassVar
 
@@ -27,6 +27,7 @@ from .._pool.pool import WorkerPool
 from .._pool.worker import Worker
 from .._pool.write_lock import WriteLock
 from .._settings import PoolSettings
+from .entries import Entries, Entry, note_entered, note_left, nothing
 
 logger = logging.getLogger("async_peewee")
 
@@ -44,87 +45,6 @@ def require_task() -> Any:
     if task is None:
         raise peewee.InterfaceError("a connection context belongs to a task, and no task is running here")
     return task
-
-
-class Entry:
-    """One entering of one block by one task: what the task calls meanwhile runs on its lease's worker.
-
-    A stream that lends its connection to the task that reads it, and a connection that another
-    task has handed over, make entries too.
-    """
-
-    __slots__ = (
-        "__weakref__",
-        "block",
-        "frame",
-        "is_lent",
-        "label",
-        "lease",
-        "may_be_dropped",
-        "owns_lease",
-        "pool",
-        "problem",
-        "task",
-    )
-    # What leaves the block on the worker, for blocks of transactions.
-    block: Any
-    frame: int
-    may_be_dropped: bool
-    problem: str
-
-    def __init__(
-        self, pool: WorkerPool, lease: Lease, label: str, task: Any, owns_lease: bool = False
-    ) -> None:
-        self.pool: WorkerPool = pool
-        self.lease: Lease = lease
-        self.label: str = label
-        # Not always the task that leaves the block: a generator that is dropped in the middle
-        # is closed by another one.
-        self.task: weakref.ReferenceType[Any] = weakref.ref(task)
-        self.owns_lease: bool = owns_lease
-        self.block = None
-        # Whose frame has entered it, by id, while the block is open; and whether that is one of an
-        # asynchronous generator, which may be dropped in the middle.
-        self.frame = 0
-        self.may_be_dropped = False
-        # Why calls in it are refused although the lease is held.
-        self.problem = ""
-        # It is of a stream that lends its connection, and over when that is.
-        self.is_lent: bool = False
-
-    @property
-    def is_over(self) -> bool:
-        """Whether calls in it are refused."""
-        return bool(self.problem) or not self.lease.is_held
-
-    def check(self) -> None:
-        """Raise if the block has ended, or runs on another event loop."""
-        if self.problem:
-            raise TransactionFinished(self.label, self.problem)
-        if self.lease.state is not Lease.HELD:
-            raise self.lease.end_error()
-        if self.pool.loop.key is not running_key():
-            raise peewee.InterfaceError(f"{self.lease.label} belongs to another event loop")
-
-    def job(self, function: Callable[[], Any], label: str = "") -> Job:
-        """Return a job that runs on the lease's worker while the lease is held."""
-        return Job(function, label or self.label, lease=self.lease)
-
-    def reclaim(self) -> None:
-        """Take the worker back from a task that has ended inside its block; safe in a finalizer."""
-        if self.owns_lease and self.lease.is_held:
-            self.owns_lease = False
-            logger.error("%s was never left; it is rolled back", self.lease.label)
-            self.pool.end_later(self.lease, self.job(_nothing))
-
-    def __del__(self) -> None:
-        # A task of trio, and one of asyncio that is dropped unfinished, tell nobody that they
-        # are no more: their entries go with them.
-        self.reclaim()
-
-
-def _nothing() -> None:
-    """Do nothing: what ends a lease rolls back whatever is open."""
 
 
 class Connections:
@@ -181,6 +101,15 @@ class Connections:
             )
         return entry
 
+    def find(self, entries: Entries) -> Entry | None:
+        """Return the innermost of these entries that is of this database and not over."""
+        pool = self.pools.find() if entries else None
+        for reference in reversed(entries):
+            entry = reference()
+            if entry is not None and entry.pool is pool and not entry.is_over:
+                return entry
+        return None
+
     def push(self, entry: Entry) -> None:
         """Let the task of an entry be inside of it."""
         task = entry.task()
@@ -188,9 +117,12 @@ class Connections:
             self._entries[task] = []
             call_at_end(task, self._left_behind)
         self._entries[task].append(entry)
+        if entry.block is None or entry.block.owns_queries:
+            note_entered(entry)
 
     def pop(self, entry: Entry) -> list[Entry]:
         """Let the task of an entry be outside; return what it has entered inside and not left."""
+        note_left(entry)
         task = entry.task()
         stack = self._entries.get(task, []) if task is not None else []
         if entry not in stack:
@@ -258,7 +190,7 @@ class Connections:
         function: Callable[[], Any],
         label: str,
         *,
-        undo: Callable[[], Any] = _nothing,
+        undo: Callable[[], Any] = nothing,
         write_lock: WriteLock | None = None,
     ) -> tuple[WorkerPool, Lease, Any]:
         """Lease a worker and run a function on it, in one hop.
@@ -304,7 +236,7 @@ class Connections:
         pool = self.pools.get()
         leases = [Lease("connect()") for _ in range(max(1, self.pools.settings.pool_min_size))]
         # Leased, so that each goes to a worker of its own.
-        jobs = [Job(_nothing, "connect()", lease=lease, takes_lease=True) for lease in leases]
+        jobs = [Job(nothing, "connect()", lease=lease, takes_lease=True) for lease in leases]
         try:
             async with anyio.create_task_group() as group:
                 for job in jobs:
@@ -312,7 +244,7 @@ class Connections:
         finally:
             for lease in leases:
                 if lease.is_held:
-                    await self.end(pool, lease, _nothing)
+                    await self.end(pool, lease, nothing)
         for job in jobs:
             job.outcome()
 
@@ -358,6 +290,23 @@ def _raise_loss(job: Job, cancelled: BaseException) -> None:
         if isinstance(cancelled, KeyboardInterrupt):  # which is to end the program all the same
             raise cancelled from job.error
         raise job.error from cancelled
+
+
+@contextlib.contextmanager
+def inside(entries: Entries) -> Iterator[None]:
+    """Let the current task be inside blocks, where it is in none of the same database."""
+    entered = []
+    for connections in list(Connections.known):
+        entry = connections.find(entries)
+        if entry is not None and connections.current() is None:
+            own = Entry(entry.pool, entry.lease, entry.label, require_task())
+            connections.push(own)
+            entered.append((connections, own))
+    try:
+        yield
+    finally:
+        for connections, own in entered:
+            connections.pop(own)
 
 
 async def _outcome(job: Job) -> Any:

@@ -21,7 +21,8 @@ from .._errors import BlockingCallError, PoolClosed, TransactionFinished, driver
 from .._pool.connection import StreamRequest
 from .._pool.jobs import Job, Lease, State
 from .._pool.pool import WorkerPool
-from .connections import Connections, Entry, require_task
+from .connections import Connections, require_task
+from .entries import Entries, Entry
 from .places import current_connection
 from .results import SAMPLE, convert, convert_sample, read_all
 
@@ -144,14 +145,16 @@ class Stream:
     The lease is the stream's own, whichever task awaits a row; inside a block it is the block's.
     """
 
-    def __init__(self, connections: Connections, database: Any, query: Any, label: str) -> None:
+    def __init__(
+        self, connections: Connections, database: Any, query: Any, label: str, made_in: Entries = ()
+    ) -> None:
         self._connections = connections
         self._label = label
         self._rows: Iterator[Any] = iter(())
         # The rest of the chunk, as the driver gave it.
         self._stretches: deque[Sequence[Any]] = deque()
-        # Where its task was when the stream was made: in a block, or free.
-        self._block: Entry | None = connections.current()
+        # Where its task was when the stream was made, or the query: in a block, or free.
+        self._block: Entry | None = connections.current() or connections.find(made_in)
         # On one worker alone other calls must have room beside the stream: see _lend().
         self._lends = connections.pools.settings.pool_size == 1
         self._chunks = Chunks(database, query, is_alone=self._block is None and not self._lends)

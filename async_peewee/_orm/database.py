@@ -338,7 +338,9 @@ def _pend_database(
     writes = bool(method_writes(name)) or (
         name == "execute_sql" and database.backend.may_write(args[0] if args else kwargs["sql"])
     )
-    return call_on_worker(f"db.{name}", database.connections, function, writes=writes)
+    # Of execute(query): a query belongs to the block in which it was made.
+    made_in = getattr(args[0], "_made_in", ()) if name == "execute" and args else ()
+    return call_on_worker(f"db.{name}", database.connections, function, writes=writes, made_in=made_in)
 
 
 def _pend_session(

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import peewee
 
-from .._bridge.calls import PendingCall, call_on_worker
+from .._bridge.calls import PendingCall, call_on_worker, of_its_block
 from .._bridge.connections import Connections, connections_of
 from .._bridge.detaching import detached, detached_partly
 from .._bridge.dual import dual, refuse_bind_ctx
+from .._bridge.entries import Entries, made_here, open_blocks
 from .._bridge.places import guard, on_loop_thread
 from .._bridge.results import read_all
 from .._bridge.streams import Stream
@@ -54,7 +55,14 @@ def make_awaitable(node: Any) -> Any:
         node.__class__ = _async_class(cls)
         if isinstance(node, _HashableSource):
             node._update_hash()  # it is made of the class, and compares tables in a FROM
+        if open_blocks.get() is not None and isinstance(node, AsyncQuery):
+            _note_blocks(node)
     return node
+
+
+def _note_blocks(query: Any) -> None:
+    """Note in which blocks a query is made; a child task's copy of a query belongs to where that does."""
+    query._made_in = made_here() or query._made_in
 
 
 @functools.cache
@@ -75,10 +83,14 @@ def _install_methods(made: type, cls: type) -> None:
     for name in BUILDERS if is_query else BUILDERS + SOURCE_BUILDERS:
         if hasattr(cls, name):
             setattr(made, name, _awaitable_builder(cls, name))
-    for name in QUERY_METHODS if is_query else []:
+    if not is_query:
+        return
+    for name in QUERY_METHODS:
         if hasattr(cls, name):
             setattr(made, name, dual(name, getattr(cls, name), _pend_query))
-    if is_query and not issubclass(cls, _HashableSource):  # of those Peewee makes SQL, or compares them
+    made.clone = _noting_clone(cls)  # type: ignore[attr-defined]
+    made.aexecute = of_its_block(cls.aexecute)  # type: ignore[attr-defined]
+    if not issubclass(cls, _HashableSource):  # of those Peewee makes SQL, or compares them
         made.__eq__ = _is_same  # type: ignore[assignment]
 
 
@@ -98,6 +110,22 @@ def _awaitable_builder(cls: type, name: str) -> Callable[..., Any]:
     return build
 
 
+def _noting_clone(cls: Any) -> Callable[..., Any]:
+    native = cls.clone
+
+    @functools.wraps(native)
+    def clone(self: Any) -> Any:
+        # Every builder begins with it: each query belongs to the blocks in which it was built last.
+        query = native(self)
+        if open_blocks.get() is not None:
+            _note_blocks(query)
+        elif query._made_in:  # kept and built on by a task that has nothing to do with its maker's
+            query._made_in = ()
+        return query
+
+    return clone
+
+
 def _pend_query(
     query: Any, name: str, native: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> PendingCall[Any]:
@@ -106,12 +134,13 @@ def _pend_query(
     # One that writes does so each time it is executed, whatever rows it has from the last.
     writes = query_writes(query, name)
     if name == "execute" and _is_filled(query) and not writes:
-        return call_on_worker(label, connections, lambda: query._cursor_wrapper)
+        return call_on_worker(label, connections, lambda: query._cursor_wrapper, made_in=query._made_in)
     # A clone: execution changes a query, and two tasks may share this one.
     clone = _clone(query)
     detach = detached_partly if name == "execute" else detached
     function = detach(native, clone, *args, **kwargs)
-    return call_on_worker(label, connections, function, writes=writes, then=_give_back(query, clone))
+    then = _give_back(query, clone)
+    return call_on_worker(label, connections, function, writes=writes, then=then, made_in=query._made_in)
 
 
 def _connections_for(query: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Connections:
@@ -123,7 +152,7 @@ def _connections_for(query: Any, name: str, args: tuple[Any, ...], kwargs: dict[
 
 
 def _clone(query: Any) -> Any:
-    clone = query.clone()
+    clone = super(AsyncQuery, query).clone()
     if _is_filled(query):
         clone._cursor_wrapper = query._cursor_wrapper
     return clone
@@ -164,6 +193,8 @@ class AsyncQuery:
     _cursor_wrapper: Any
 
     __class_getitem__: Any = classmethod(GenericAlias)
+    # The blocks that the task was in which has made it: it belongs to them, as a call does.
+    _made_in: Entries = ()
 
     def __await__(self) -> Generator[Any, Any, Any]:
         """Execute the query; `await query` is `await query.execute()`."""
@@ -189,7 +220,7 @@ class AsyncQuery:
         if getattr(self, "_load_tree", None):
             raise ValueError("with_related() is incompatible with iterator().")
         used = database if database is not None else self._database
-        return Stream(connections_of(used), used, self.clone(), f"{describe(self)}.iterator")
+        return Stream(connections_of(used), used, self.clone(), f"{describe(self)}.iterator", self._made_in)
 
     def __iter__(self) -> Iterator[Any]:
         self._guard("for row in query", "async for row in query, or await query.execute()")
@@ -320,7 +351,10 @@ def prefetch(query: Any, *subqueries: Any, **options: Any) -> Any:
         return peewee.prefetch(query, *subqueries, **options)
     clones = [_clone_of(item) for item in subqueries]
     function = detached(_prefetch_list, query.clone(), *clones, **options)
-    return call_on_worker(f"{describe(query)}.prefetch", connections_of(query._database), function)
+    made_in = getattr(query, "_made_in", ())
+    return call_on_worker(
+        f"{describe(query)}.prefetch", connections_of(query._database), function, made_in=made_in
+    )
 
 
 def _prefetch_list(query: Any, *subqueries: Any, **options: Any) -> list[Any]:

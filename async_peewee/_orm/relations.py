@@ -9,6 +9,7 @@ import peewee
 
 from .._bridge.calls import call_on_worker
 from .._bridge.connections import connections_of
+from .._bridge.entries import made_here
 from .._bridge.places import guard, on_loop_thread
 from .._bridge.unawaited import Unawaited
 from .._errors import BlockingCallError
@@ -26,11 +27,12 @@ class RelatedReference(Unawaited):
     awaiting runs Peewee's own accessor, which stores the row itself.
     """
 
-    __slots__ = ("_accessor", "_instance")
+    __slots__ = ("_accessor", "_instance", "_made_in")
 
     def __init__(self, accessor: AsyncForeignKeyAccessor, instance: Any) -> None:
         self._accessor = accessor
         self._instance = instance
+        self._made_in = made_here()
 
     def _describe(self) -> str:
         return f"{type(self._instance).__name__}.{self._accessor.name}"
@@ -48,8 +50,11 @@ class RelatedReference(Unawaited):
     def __await__(self) -> Generator[Any, Any, Any]:
         connections = connections_of(self._accessor.rel_model._meta.database)
         accessor, instance = self._accessor, self._instance
-        call = call_on_worker(self._describe(), connections, lambda: accessor.get_rel_instance(instance))
-        return call.__await__()
+
+        def load() -> Any:
+            return accessor.get_rel_instance(instance)
+
+        return call_on_worker(self._describe(), connections, load, made_in=self._made_in).__await__()
 
 
 class AsyncForeignKeyAccessor(peewee.ForeignKeyAccessor):

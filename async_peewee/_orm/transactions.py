@@ -23,6 +23,7 @@ from .._bridge.calls import PendingCall, call_on_worker
 from .._bridge.connections import LEFT_BY_ANOTHER, Entry, require_task
 from .._bridge.detaching import detached
 from .._bridge.dual import install_dual
+from .._bridge.entries import Entry
 from .._bridge.places import current_connection, guard, on_loop_thread, refuse_loop_on_worker
 from .._errors import PoolClosed, TransactionFinished
 from .._eventloops import current_task, running_key
@@ -49,6 +50,8 @@ class Block:
     db: Any
     # How the block is spelled, for messages: db.atomic().
     spelling = "block"
+    # Whether the queries that are made in it belong to it, whoever awaits them.
+    owns_queries = True
     # Who has entered the object and not left it; weakly, for an entry goes with its task.
     _entered: tuple[weakref.ReferenceType[Entry], ...] = ()
     # Whether an entering uses this very object, from its first moment on.

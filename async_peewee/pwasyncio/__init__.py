@@ -3,8 +3,9 @@
     from playhouse.pwasyncio import AsyncSqliteDatabase
     from async_peewee.pwasyncio import AsyncSqliteDatabase
 
-A name with the prefix is a coroutine function, so it belongs to the task that runs it: given
-to gather() inside a transaction it is outside, as in pwasyncio. docs/pwasyncio.md lists what differs.
+A name with the prefix is a coroutine function. Its coroutine belongs to the block in which it was made,
+whichever task runs it: given to gather() inside a transaction it is inside. docs/pwasyncio.md
+lists what differs.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import peewee
 from peewee import *  # noqa: F403
 
 from .. import _public
-from .._bridge.calls import call_on_worker
+from .._bridge.calls import call_on_worker, of_its_block
 from .._bridge.connections import connections_of
 from .._bridge.dual import install_dual, pend_method
 from .._errors import BlockingCallError
@@ -89,7 +90,7 @@ def _prefixed(name: str) -> Callable[..., Any]:
         return await getattr(self, name)(*args, **kwargs)
 
     method.__name__ = method.__qualname__ = f"a{name}"
-    return method
+    return of_its_block(method)
 
 
 def _of_query(name: str) -> Callable[..., Any]:
@@ -99,7 +100,7 @@ def _of_query(name: str) -> Callable[..., Any]:
         return await getattr(make_awaitable(query), name)(**kwargs)
 
     method.__name__ = method.__qualname__ = name
-    return method
+    return of_its_block(method)
 
 
 # -- models ---------------------------------------------------------------------------
@@ -121,6 +122,7 @@ class AsyncModelMixin(PrefixedModel):
             super().__init_subclass__(**kwargs)
             install_dual(cls, MODEL_METHODS, pend_method)
 
+    @of_its_block
     async def afetch(self, field: Any) -> Any:
         """Return the row a foreign key refers to, loading it if it is not there; None for NULL.
 
@@ -187,18 +189,22 @@ class AsyncDatabaseMixin(HeldConnections):
 
     if not TYPE_CHECKING:
 
+        @of_its_block
         async def run(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             return await super().run(fn, *args, **kwargs)
 
+        @of_its_block
         async def list(self, query: Any) -> Any:
             """Return the rows of a query, of one with RETURNING too, as a list."""
             return [*await make_awaitable(query).execute()]
 
+        @of_its_block
         async def aexecute(self, query: Any) -> Any:
             """Bind a query to this database and execute it."""
             query.bind(self)
             return await make_awaitable(query).execute()
 
+        @of_its_block
         async def aprefetch(self, query: Any, *subqueries: Any) -> Any:
             """Run a query and those for its related rows; `peewee.prefetch`."""
             return await self.run(peewee.prefetch, query, *subqueries)

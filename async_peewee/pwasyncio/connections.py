@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import peewee
 
+from .._bridge.calls import of_its_block
 from .._bridge.connections import require_task
 from .._bridge.places import current_connection, on_loop_thread
 from .._errors import PoolClosed
@@ -22,12 +23,22 @@ else:
     PrefixedDatabase = AsyncDatabase
 
 
+class KeptConnection(AsyncConnectionContext):
+    """The connection of a task from aconnect() to aclose().
+
+    Often that is the whole program: what it gives to gather() uses other connections too.
+    """
+
+    owns_queries = False
+
+
 class AsyncConnectionWrapper:
     """What aconnect() returns: the task's connection, as far as SQL goes."""
 
     def __init__(self, db: HeldConnections) -> None:
         self._db = db
 
+    @of_its_block
     async def execute(self, sql: str, params: Any = None) -> Any:
         """Run SQL; `await db.aexecute_sql(sql, params)`."""
         return await self._db.aexecute_sql(sql, params)
@@ -42,7 +53,7 @@ class HeldConnections(PrefixedDatabase):
 
     def __init__(self, database: Any, *args: Any, **kwargs: Any) -> None:
         # By task: the connections that aconnect() has taken.
-        self._connected: weakref.WeakKeyDictionary[Any, AsyncConnectionContext] = weakref.WeakKeyDictionary()
+        self._connected: weakref.WeakKeyDictionary[Any, KeptConnection] = weakref.WeakKeyDictionary()
         super().__init__(database, *args, **kwargs)
 
     async def aconnect(self) -> AsyncConnectionWrapper:
@@ -52,7 +63,7 @@ class HeldConnections(PrefixedDatabase):
         cannot be reached.
         """
         if self.connections.current() is None:
-            block = AsyncConnectionContext(self)
+            block = KeptConnection(self)
             await block.__aenter__()
             self._connected[require_task()] = block
         return AsyncConnectionWrapper(self)

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 import anyio
 from anyio import from_thread, to_thread
 
-from .._bridge.calls import aio
+from .._bridge.calls import aio, of_its_block
 from .._bridge.connections import Connections
 from .._errors import BlockingCallError
 from .._pool.jobs import Interrupted
@@ -26,6 +26,7 @@ T = TypeVar("T")
 POLL = 0.05
 
 
+@of_its_block
 async def greenlet_spawn(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run a synchronous function on a worker, as aio(function) does; it may use await_().
 

@@ -206,10 +206,24 @@ MUTATIONS = [
     ),
     Mutation(
         "orphans of tasks that are gone",
-        "_bridge/connections.py",
+        "_bridge/entries.py",
         "are no more: their entries go with them.\n        self.reclaim()\n",
         "are no more: their entries go with them.\n        pass\n",
         "tests/reliability/test_orphans.py -k 'ends_inside and trio and sqlite'",
+    ),
+    Mutation(
+        "a query belongs to the block in which it was made",
+        "_bridge/calls.py",
+        "    if entry is None and made_in:\n        entry = connections.find(made_in)\n",
+        "",
+        "tests/reliability/test_made_in_a_block.py -k 'asyncio and psycopg2'",
+    ),
+    Mutation(
+        "a query keeps no block alive",
+        "_bridge/entries.py",
+        "(*around, weakref.ref(entry))",
+        "(*around, lambda: entry)",
+        "tests/reliability/test_made_in_a_block.py -k 'kept and asyncio and sqlite'",
     ),
     Mutation(
         "allow_sync() is not inherited",
