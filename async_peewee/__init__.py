@@ -10,6 +10,7 @@ from ._bridge.connections import SharedConnection as SharedConnection
 from ._bridge.dual import blocking as blocking
 from ._errors import BlockingCallError as BlockingCallError
 from ._errors import ConfigurationError as ConfigurationError
+from ._errors import OutsideTransactionWarning as OutsideTransactionWarning
 from ._errors import PoolClosed as PoolClosed
 from ._errors import PoolFull as PoolFull
 from ._errors import PoolTimeout as PoolTimeout
@@ -50,6 +51,7 @@ __all__ = [
     "AsyncTable",
     "BlockingCallError",
     "ConfigurationError",
+    "OutsideTransactionWarning",
     "PendingCall",
     "PoolClosed",
     "PoolFull",

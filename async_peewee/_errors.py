@@ -10,10 +10,14 @@
     peewee.ImproperlyConfigured
         ConfigurationError      a setting is not valid (also a ValueError)
 
+and a RuntimeWarning, OutsideTransactionWarning: a child task writes outside a transaction of its parent.
+
 Errors of the database itself arrive exactly as Peewee raises them.
 """
 
 from __future__ import annotations
+
+import sys
 
 import peewee
 
@@ -34,6 +38,29 @@ class BlockingCallError(peewee.InterfaceError):
             "the call without a loop, for on a worker it is Peewee's own; or await it on the program's loop",
             "on an event loop that was started on a worker (by asyncio.run() in a function that "
             "db.run() runs, say) would wait for the thread that it runs on, and nothing was done",
+        )
+
+
+# Said where it is so: a program that runs on several versions of Python writes differently on one.
+WAIT_FOR = (
+    ". Before Python 3.12 asyncio.wait_for() makes a child task; anyio.fail_after() makes none"
+    if sys.version_info < (3, 12)
+    else ""
+)
+
+
+class OutsideTransactionWarning(RuntimeWarning):
+    """Warns of a child task that writes outside the transaction that its parent has open."""
+
+    __module__ = "async_peewee"
+
+    def __init__(self, what: str, around: str, waits: bool) -> None:
+        patience = " It waits until that has ended." if waits else ""
+        super().__init__(
+            f"{what} writes in a child task, outside the {around} that its parent has open: on a connection "
+            f"of its own, and it stays if that is rolled back.{patience} Make the call in the task of the "
+            "block, as gather(User.create(...)) does, or hand the block over with db.share_connection(), or "
+            f"begin the task when the block has ended (db.after_commit()){WAIT_FOR}"
         )
 
 

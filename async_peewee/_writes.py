@@ -24,6 +24,9 @@ QUERY_METHODS = frozenset("add remove clear".split())
 # The first words, eight letters of them, of statements that write nothing.
 HARMLESS = ("SELECT", "PRAGMA", "EXPLAIN", "SAVEPOIN", "ROLLBACK", "RELEASE")
 
+# Those of statements that surely change rows or tables. Many others are neither: SET, SHOW, FETCH.
+CHANGING = ("INSERT", "UPDATE", "DELETE", "REPLACE", "MERGE", "TRUNCATE", "CREATE", "ALTER", "DROP")
+
 # A WITH may stand before any statement; with none of these words in it, it only reads.
 READS = re.compile(r"(?!.*\b(insert|update|delete|replace)\b)", re.IGNORECASE | re.DOTALL)
 
@@ -45,6 +48,12 @@ def statement_writes(sql: str) -> bool:
     """Return True if a statement may write."""
     word = sql.lstrip()[:8].upper()
     return not word.startswith(HARMLESS) and not (word.startswith("WITH") and READS.match(sql))
+
+
+def statement_changes_rows(sql: str) -> bool:
+    """Return True if a statement surely changes rows or tables."""
+    word = sql.lstrip()[:8].upper()
+    return word.startswith(CHANGING) or (word.startswith("WITH") and not READS.match(sql))
 
 
 def lock_type_writes(lock_type: str) -> bool:

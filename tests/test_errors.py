@@ -14,13 +14,14 @@ TREE = {
     "PoolTimeout": (peewee.OperationalError,),
     "PoolFull": (peewee.OperationalError,),
     "ConfigurationError": (peewee.ImproperlyConfigured, ValueError),
+    "OutsideTransactionWarning": (RuntimeWarning,),
 }
 
 PUBLIC_NAMES = """
     AsyncDatabase AsyncDatabaseProxy AsyncManyToManyQuery AsyncModel AsyncModelSelect AsyncMySQLDatabase
-    AsyncPostgresqlDatabase AsyncSqliteDatabase AsyncTable BlockingCallError ConfigurationError PendingCall
-    PoolClosed PoolFull PoolStats PoolTimeout Rows SharedConnection TransactionFinished aio blocking
-    connect prefetch
+    AsyncPostgresqlDatabase AsyncSqliteDatabase AsyncTable BlockingCallError ConfigurationError
+    OutsideTransactionWarning PendingCall PoolClosed PoolFull PoolStats PoolTimeout Rows SharedConnection
+    TransactionFinished aio blocking connect prefetch
 """.split()
 
 

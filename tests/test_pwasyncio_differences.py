@@ -123,6 +123,7 @@ async def test_a_file_has_the_librarys_defaults(db: Any) -> None:
         plain.close()
 
 
+@pytest.mark.filterwarnings("ignore::async_peewee.OutsideTransactionWarning")
 @on_sqlite
 async def test_a_parent_that_waits_for_a_child_that_writes_waits_in_vain(make_db: Maker) -> None:
     """OperationalError after `acquire_timeout`; pwasyncio has SQLite's busy timeout for it."""

@@ -16,7 +16,7 @@ import peewee
 from .._typing.results import DualValue, Returned
 from .connections import Connections, connections_for_function, connections_of, inside
 from .detaching import detached
-from .entries import Entries, made_here
+from .entries import Entries, made_here, open_blocks
 from .places import on_loop_thread
 from .unawaited import Unawaited, set_attribute
 
@@ -113,7 +113,13 @@ def call_on_worker(
     entry = connections.current()
     if entry is None and made_in:
         entry = connections.find(made_in)
+    if entry is not None:
+        outside = entry.outside
+    else:
+        outside = connections.outside(label) if open_blocks.get() is not None else None
     begin = partial(connections.call, function, label, entry, writes)
+    if outside is not None:
+        begin = partial(connections.call_outside, outside.of_call(label), function, label, entry, writes)
     return PendingCall(label, begin if then is None else partial(_call_then, begin, then))  # type: ignore[return-value]
 
 

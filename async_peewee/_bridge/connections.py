@@ -27,7 +27,7 @@ from .._pool.pool import WorkerPool
 from .._pool.worker import Worker
 from .._pool.write_lock import WriteLock
 from .._settings import PoolSettings
-from .entries import Entries, Entry, note_entered, note_left, nothing
+from .entries import Entries, Entry, OutsideCall, blocks_above, note_entered, note_left, nothing
 
 logger = logging.getLogger("async_peewee")
 
@@ -110,6 +110,15 @@ class Connections:
                 return entry
         return None
 
+    def outside(self, label: str, is_connection: bool = False) -> OutsideCall | None:
+        """Return what warns of a call or block of this task, if a task above has a transaction open."""
+        pool = self.pools.find()
+        for reference in reversed(blocks_above()):
+            entry = reference()
+            if entry is not None and entry.pool is pool and entry.is_open_transaction:
+                return OutsideCall(label, entry, self.write_lock is not None, is_connection)
+        return None
+
     def push(self, entry: Entry) -> None:
         """Let the task of an entry be inside of it."""
         task = entry.task()
@@ -122,6 +131,7 @@ class Connections:
 
     def pop(self, entry: Entry) -> list[Entry]:
         """Let the task of an entry be outside; return what it has entered inside and not left."""
+        entry.is_left = True
         note_left(entry)
         task = entry.task()
         stack = self._entries.get(task, []) if task is not None else []
@@ -168,6 +178,21 @@ class Connections:
             _raise_loss(job, cancelled)
             raise
         return job.outcome() if job.after is None else await _outcome(job)
+
+    async def call_outside(
+        self,
+        outside: OutsideCall,
+        function: Callable[[], Any],
+        label: str,
+        entry: Entry | None,
+        writes: bool | None,
+    ) -> Any:
+        """Make a call of a child task that is outside its parent's transaction; warn if it writes."""
+        if writes or label in self._writers:
+            outside.warn()  # before it waits for what the parent holds
+        else:
+            function = outside.watch(function)
+        return await self.call(function, label, entry, writes)
 
     async def _call_inside(self, function: Callable[[], Any], label: str, entry: Entry) -> Any:
         entry.check()
@@ -270,6 +295,7 @@ class SharedConnection:
         shared = self._shared
         shared.check()
         entry = Entry(shared.pool, shared.lease, shared.label, require_task())
+        entry.outside = shared.outside
         self._connections.push(entry)
         self._entered.append(entry)
         return self
@@ -300,6 +326,7 @@ def inside(entries: Entries) -> Iterator[None]:
         entry = connections.find(entries)
         if entry is not None and connections.current() is None:
             own = Entry(entry.pool, entry.lease, entry.label, require_task())
+            own.outside = entry.outside
             connections.push(own)
             entered.append((connections, own))
     try:

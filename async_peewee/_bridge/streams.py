@@ -155,6 +155,7 @@ class Stream:
         self._stretches: deque[Sequence[Any]] = deque()
         # Where its task was when the stream was made, or the query: in a block, or free.
         self._block: Entry | None = connections.current() or connections.find(made_in)
+        self._outside = connections.outside(label) if self._block is None else self._block.outside
         # On one worker alone other calls must have room beside the stream: see _lend().
         self._lends = connections.pools.settings.pool_size == 1
         self._chunks = Chunks(database, query, is_alone=self._block is None and not self._lends)
@@ -224,6 +225,8 @@ class Stream:
 
     async def _fetch(self) -> Chunk:
         fetch = self._chunks.next
+        if self._outside is not None:
+            fetch = self._outside.of_call(self._label).watch(fetch)
         if self._block is None and self._lease is None:
             self._block = self._lender()
         if self._block is not None:

@@ -18,6 +18,7 @@ from .._drivers.base import Backend
 from .._drivers.statement_profiles import StatementProfile, StatementProfiles
 from .._pool.connection import StreamRequest
 from .._pool.worker import Worker, here
+from .._writes import statement_changes_rows
 
 # What a task without a block sees of its connection.
 NO_STATE: dict[str, Any] = {"closed": True, "transactions": (), "commit_callbacks": []}
@@ -150,6 +151,8 @@ class Execution:
             return super()._execute_cursor(sql, params, **options)  # type: ignore[misc]
         if sql.startswith("ROLLBACK"):
             return self._roll_back(worker, partial(super()._execute_cursor, sql, params))  # type: ignore[misc]
+        if worker.on_write is not None and statement_changes_rows(sql):
+            worker.on_write()
         is_savepoint = sql.startswith(("SAVEPOINT", "RELEASE"))
         statement = self.statements.find(sql, worker.is_generating or is_savepoint)
         self._begin_statement(worker, statement)
@@ -189,6 +192,8 @@ class Execution:
     def begin(self, *args: Any, **kwargs: Any) -> Any:
         worker = worker_of(self)
         if worker is not None and self.backend.begin_writes(*args, **kwargs):
+            if worker.on_write is not None:
+                worker.on_write()  # before it waits for the lock
             self.backend.take_write_lock(worker)
         try:
             return self._control("BEGIN", super().begin, *args, **kwargs)  # type: ignore[misc]

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 import peewee
 
 from .._bridge.calls import PendingCall, call_on_worker
-from .._bridge.connections import LEFT_BY_ANOTHER, Entry, require_task
+from .._bridge.connections import LEFT_BY_ANOTHER, require_task
 from .._bridge.detaching import detached
 from .._bridge.dual import install_dual
-from .._bridge.entries import Entry
+from .._bridge.entries import Entry, OutsideCall, open_blocks
 from .._bridge.places import current_connection, guard, on_loop_thread, refuse_loop_on_worker
 from .._errors import PoolClosed, TransactionFinished
 from .._eventloops import current_task, running_key
@@ -50,6 +50,8 @@ class Block:
     db: Any
     # How the block is spelled, for messages: db.atomic().
     spelling = "block"
+    # Whether what is called in it is committed or rolled back together.
+    is_transaction = True
     # Whether the queries that are made in it belong to it, whoever awaits them.
     owns_queries = True
     # Who has entered the object and not left it; weakly, for an entry goes with its task.
@@ -90,17 +92,28 @@ class Block:
         # What Peewee notes on entry it notes in the object: a second task needs one of its own.
         own = self._copy() if self._is_taken else self
         own._is_taken = True
-        outer = self.db.connections.current()
+        connections = self.db.connections
+        outer = connections.current()
+        outside = None if outer is None else outer.outside
         try:
+            if outer is None and open_blocks.get() is not None:
+                outside = own._look_outside()
             entry, entered = await (own._enter_first() if outer is None else own._enter_nested(outer))
         except BaseException:
             own._is_taken = False
             raise
-        entry.block, entry.frame = own, id(frame)
+        entry.block, entry.frame, entry.outside = own, id(frame), outside
         entry.may_be_dropped = bool(frame.f_code.co_flags & inspect.CO_ASYNC_GENERATOR)
         self._entered += (weakref.ref(entry),)
-        self.db.connections.push(entry)
+        connections.push(entry)
         return entered
+
+    def _look_outside(self) -> OutsideCall | None:
+        """Return what warns of a block in a child task, outside of its parent's."""
+        outside = self.db.connections.outside(f"{self.spelling}()", is_connection=not self.is_transaction)
+        if outside is not None and self.writes():
+            outside.warn()  # before it waits for what the parent holds
+        return outside  # type: ignore[no-any-return]
 
     def _copy(self) -> Any:
         own = object.__new__(type(self))
@@ -336,6 +349,7 @@ class AsyncConnectionContext(Block, peewee.ConnectionContext):
     """Hold one connection for a while. A worker keeps its connection, so leaving closes nothing."""
 
     spelling = "connection_context"
+    is_transaction = False
 
     def __init__(self, db: Any) -> None:
         self.db = db

@@ -211,6 +211,8 @@ class Worker:
         self.write_lock: WriteLock | None = None
         # Whether it runs a statement that Peewee has written.
         self.is_generating = False
+        # What is called before a statement that writes, where the job's caller wants to know.
+        self.on_write: Callable[[], None] | None = None
         self._visits: list[Callable[[], None]] = []
         # Below: the scheduler's, under the pool's lock.
         self.state = WorkerState.COMING

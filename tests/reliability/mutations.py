@@ -221,9 +221,16 @@ MUTATIONS = [
     Mutation(
         "a query keeps no block alive",
         "_bridge/entries.py",
-        "(*around, weakref.ref(entry))",
-        "(*around, lambda: entry)",
+        "own = entry.task(), (weakref.ref(entry),)",
+        "own = entry.task(), ((lambda: entry),)",
         "tests/reliability/test_made_in_a_block.py -k 'kept and asyncio and sqlite'",
+    ),
+    Mutation(
+        "a child is warned of before it waits for its parent",
+        "_bridge/connections.py",
+        "            outside.warn()  # before it waits for what the parent holds\n",
+        "            pass\n",
+        "tests/reliability/test_child_tasks.py -k 'before_it_waits and asyncio and psycopg2'",
     ),
     Mutation(
         "allow_sync() is not inherited",

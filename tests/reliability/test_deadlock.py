@@ -45,6 +45,7 @@ async def test_all_workers_pinned_and_each_wanting_another(make_database: Maker)
         assert (await database.execute_sql("SELECT 42")).fetchone() == (42,)
 
 
+@pytest.mark.filterwarnings("ignore::async_peewee.OutsideTransactionWarning")
 @pytest.mark.parametrize("make_database", ["sqlite"], indirect=True)
 async def test_a_child_that_waits_for_its_parents_write_lock(make_database: Maker) -> None:
     """A call and a function on a worker: each error names the parent, and says what to write instead."""

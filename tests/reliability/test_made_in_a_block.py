@@ -14,6 +14,7 @@ import peewee
 import pytest
 
 from async_peewee import aio, prefetch
+from async_peewee._bridge.entries import blocks_above
 from tests.reliability.test_blocks_owned import models_of, names
 from tests.support import Maker, Models, on_asyncio, on_databases, wait_until
 
@@ -309,6 +310,25 @@ async def test_a_kept_query_keeps_no_block_alive(make_database: Maker, ends: str
         gc.collect()
         assert [reference() for reference in gone] == [None, None]
         assert len(await kept[0]) == 0
+
+
+async def test_a_chain_of_tasks_keeps_no_entries(make_database: Maker) -> None:
+    """Each begins the next inside its block, which ends before the next one's does."""
+    async with models_of(make_database) as models:
+        noted: list[int] = []
+
+        async def run(group: Any, number: int, before: anyio.Event) -> None:
+            async with models.database.connection_context():
+                before.set()
+                if number:
+                    entered = anyio.Event()
+                    group.start_soon(run, group, number - 1, entered)
+                    await entered.wait()
+                noted.append(len(blocks_above()))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(run, group, 10, anyio.Event())
+        assert max(noted) <= 2
 
 
 # -- asyncio's own ways of making a task -------------------------------------------------

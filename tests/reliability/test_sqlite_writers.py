@@ -77,6 +77,7 @@ async def test_every_kind_of_writer_queues(tmp_path: Path) -> None:
         assert await User.select().count() == WRITERS * len(kinds)
 
 
+@pytest.mark.filterwarnings("ignore::async_peewee.OutsideTransactionWarning")
 async def test_readers_are_served_while_writers_wait(tmp_path: Path) -> None:
     """Writers that wait for a block to end hold no worker, so that a read is not behind them."""
     async with impatient(tmp_path, pool_size=2) as database:
