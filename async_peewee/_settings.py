@@ -25,6 +25,11 @@ QUOTED_CHARACTERS = 40
 MAX_WORKERS = 1000
 
 
+# When a connection's session is reset: after SQL or user code that may have changed it, after
+# each call outside a block and each block, or not at all.
+SESSION_RESETS = ("changed", "always", "never")
+
+
 @dataclass(frozen=True)
 class PoolSettings:
     """Hold the settings of one pool. Times are in seconds."""
@@ -35,6 +40,7 @@ class PoolSettings:
     max_waiting: int | None = None
     idle_timeout: float = 300.0
     max_lifetime: float = 3600.0
+    session_reset: str = "changed"
 
     @classmethod
     def resolve(cls, **arguments: Any) -> PoolSettings:
@@ -133,6 +139,13 @@ def _seconds(source: str, value: Any, default: Any) -> float:
     return seconds
 
 
+def _session_reset(source: str, value: Any, default: Any) -> str:
+    chosen = value.strip(" \t") if isinstance(value, str) else value
+    if chosen not in SESSION_RESETS:
+        raise _reject(source, value, f"one of {', '.join(SESSION_RESETS)}", default)
+    return str(chosen)
+
+
 _READERS = {
     "pool_size": _pool_size,
     "pool_min_size": _min_size,
@@ -140,4 +153,5 @@ _READERS = {
     "max_waiting": _count,
     "idle_timeout": _seconds,
     "max_lifetime": _seconds,
+    "session_reset": _session_reset,
 }

@@ -24,7 +24,7 @@ class FakeConnection:
 
     def __init__(self) -> None:
         self.state: dict[str, Any] = {"closed": True}
-        self.session_changed = False
+        self.session_changed = self.was_handed_out = False
         self.calls: list[str] = []
         self.interrupts = threading.Semaphore(0)
         self.in_a_transaction = False

@@ -238,9 +238,9 @@ class Maker:
         elif self.family == "postgresql":
             self.server = request.getfixturevalue("server")
 
-    def __call__(self, **settings: Any) -> Any:
-        """Return an asynchronous database."""
-        database_class, options = class_of(self.kind), {**ALL[self.kind].options, **settings}
+    def __call__(self, own: Any = None, /, **settings: Any) -> Any:
+        """Return an asynchronous database, of a class of the test's own if it gives one."""
+        database_class, options = own or class_of(self.kind), {**ALL[self.kind].options, **settings}
         if self.server is None:
             return database_class(self.path if self.kind == "sqlite" else str(self.path), **options)
         target = self.server.name if isinstance(self.server, MySQLServer) else self.server.url

@@ -200,3 +200,23 @@ def test_a_minimum_above_the_size_is_named_where_it_was_given(monkeypatch: pytes
     """From the environment it is the variable that has to be changed."""
     monkeypatch.setenv("ASYNC_PEEWEE_POOL_MIN_SIZE", "5")
     assert refused(pool_size=2).startswith("ASYNC_PEEWEE_POOL_MIN_SIZE=")
+
+
+@pytest.mark.parametrize("value", ["changed", "always", "never"])
+def test_when_sessions_are_reset(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """Argument, else environment, else after what may have changed them."""
+    monkeypatch.delenv("ASYNC_PEEWEE_SESSION_RESET", raising=False)
+    assert settings_of().session_reset == "changed"
+    assert settings_of(session_reset=value).session_reset == value
+    monkeypatch.setenv("ASYNC_PEEWEE_SESSION_RESET", f" {value} ")
+    assert settings_of().session_reset == value
+    assert settings_of(session_reset="changed").session_reset == "changed"
+
+
+@pytest.mark.parametrize("value", ["", "Always", "on", "1", True, 1, [], b"always"], ids=repr)
+def test_a_bad_session_reset_is_named(monkeypatch: pytest.MonkeyPatch, value: Any) -> None:
+    assert_refused("session_reset", value)
+    assert refused(session_reset=value).endswith("expected one of changed, always, never (default changed)")
+    if isinstance(value, str):
+        monkeypatch.setenv("ASYNC_PEEWEE_SESSION_RESET", value)
+        assert refused().startswith(f"ASYNC_PEEWEE_SESSION_RESET={value!r} is ")

@@ -73,6 +73,9 @@ class WorkerConnection:
         self.session_changed: bool = False
         # The server has gone, or nobody knows what it will do to this connection.
         self._has_gone = False
+        # User code has had the driver's connection, and may keep it.
+        self.was_handed_out: bool = False
+        self._session_reset = settings.session_reset
         self._acquire_timeout = settings.acquire_timeout
         self._max_lifetime = settings.max_lifetime
         self._used_at = 0.0
@@ -119,7 +122,7 @@ class WorkerConnection:
         self.state = self._peewee_state.__dict__
         self._version = self._versions.connection
         connect_patiently(self.database, self._open, self._acquire_timeout, check)
-        self.session_changed = False
+        self.session_changed = self.was_handed_out = False
         lifetime = self._max_lifetime * random.uniform(SHORTEST_LIFE, 1.0)
         self._replace_at = time.monotonic() + lifetime
 
@@ -180,19 +183,22 @@ class WorkerConnection:
         elif self.state["transactions"] or self.in_transaction():
             logger.warning("%r: a transaction was left open; it is rolled back", self.database)
             self._roll_back()
-        if self.session_changed and not self.state["closed"]:
+        if (self.session_changed or self._session_reset == "always") and not self.state["closed"]:
             self._reset()
 
     def _reset(self) -> None:
-        self.session_changed = False
         try:
-            with self.within_grace("the reset of its session"):
-                self.reset_session()
+            if self._session_reset != "never":
+                with self.within_grace("the reset of its session"):
+                    self.reset_session()
         except Exception as error:
             logger.warning(
                 "%r: the session reset failed, the connection is dropped: %s", self.database, error
             )
             self._discard()
+        finally:
+            # Afterwards: what sets a new session up may look like a change.
+            self.session_changed = self.was_handed_out = False
 
     def _roll_back(self) -> None:
         try:

@@ -13,6 +13,7 @@ from .._pool.connection import close_quietly
 from .base import Backend
 from .codes import number_of
 from .connecting import keep_alive
+from .functions import may_call_unknown
 from .sockets import SIDE_CONNECT_TIMEOUT, SocketConnection
 
 # The server's word for "in a transaction", in the status that comes with every answer.
@@ -20,9 +21,7 @@ IN_TRANSACTION = 1
 
 
 # What changes a MySQL session, wherever it stands, and what does not as the first word.
-MYSQL_TRACES = re.compile(
-    r"\bget_lock\s*\(|:=|\binto\s+@|\bcreate\s+(or\s+replace\s+)?temporary", re.IGNORECASE
-)
+MYSQL_TRACES = re.compile(r":=|\binto\s+@|\bcreate\s+(or\s+replace\s+)?temporary", re.IGNORECASE)
 
 
 MYSQL_HARMLESS = re.compile(
@@ -118,7 +117,8 @@ class MySQLConnection(SocketConnection):
         return self._has_gone or not getattr(self.dbapi_connection, "open", True)
 
     def changes_session(self, sql: str, is_generated: bool) -> bool:
-        return bool(MYSQL_TRACES.search(sql)) or (not is_generated and not MYSQL_HARMLESS.match(sql))
+        is_harmless = is_generated or MYSQL_HARMLESS.match(sql)
+        return not is_harmless or bool(MYSQL_TRACES.search(sql)) or may_call_unknown(sql)
 
     def in_transaction(self) -> bool:
         if self.state["closed"] or self.is_lost():

@@ -14,19 +14,25 @@ import peewee
 from .._pool.connection import close_quietly
 from .base import Backend, WorkerConnection
 from .codes import sqlstate_of
+from .functions import may_call_unknown
 from .libpq import BlockingCancelRequest, CancelRequest, cancel_request_of
 from .sockets import SIDE_CONNECT_TIMEOUT, SocketConnection
 from .urls import check_url
 
-# What changes a PostgreSQL session in a statement that Peewee wrote, in lower case.
-POSTGRESQL_TRACES = re.compile(r"set_config|advisory_|^create temp")
+# What changes a PostgreSQL session in a statement that Peewee wrote, besides functions.
+POSTGRESQL_TRACES = re.compile(r"\s*create\s+temp", re.IGNORECASE)
 
 
-# So that a statement whose connection was cut does not go on, and is not committed, on the
-# server. From PostgreSQL 14 on, and unless somebody has set it: then there is no row.
-WATCH_CLIENT = (
-    "SELECT set_config(name, '1s', false) FROM pg_settings "
-    "WHERE name = 'client_connection_check_interval' AND source = 'default'"
+# What the driver, `_connect()` and `_initialize_connection()` have set in a new session.
+SETTINGS = "SELECT name, setting FROM pg_settings WHERE source = 'session'"
+
+
+# The same, and one of ours, so that a statement whose connection was cut does not go on, and is
+# not committed, on the server. From PostgreSQL 14 on, and unless somebody has set it.
+SETTINGS_WITH_WATCH = (
+    "SELECT name, CASE source WHEN 'session' THEN setting ELSE set_config(name, '1s', false) END "
+    "FROM pg_settings WHERE source = 'session' "
+    "OR (name = 'client_connection_check_interval' AND source = 'default')"
 )
 
 
@@ -42,11 +48,25 @@ READ_ONLY = "25006"
 READ_ONLY_SERVER = ("in_hot_standby", "default_transaction_read_only")
 
 
+OURS_AND_PEEWEES = ("async_peewee", "peewee", "playhouse")
+
+
+SET_AGAIN = "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS noted (name, value)"
+
+
+def has_own_connect(database: Any) -> bool:
+    """Return True if code of the user's makes the connection: what that sets up cannot be done again."""
+    methods = [vars(cls)["_connect"] for cls in type(database).__mro__ if "_connect" in vars(cls)]
+    methods.append(type(database._adapter).connect)
+    return not all(method.__module__.partition(".")[0] in OURS_AND_PEEWEES for method in methods)
+
+
 class PostgresqlConnection(SocketConnection):
     """What psycopg2 and psycopg have in common."""
 
-    _watches = False
     _adapter: Any = None
+    # What was set in the session when it was new: names and values.
+    _settings: tuple[list[str], list[str]] = ([], [])
 
     def is_lost(self) -> bool:
         return self._has_gone or bool(self.dbapi_connection.closed)
@@ -62,21 +82,32 @@ class PostgresqlConnection(SocketConnection):
         return not self.is_lost() and any(status(name) != "off" for name in READ_ONLY_SERVER)
 
     def changes_session(self, sql: str, is_generated: bool) -> bool:
-        # Any other statement may call a function that changes a setting.
-        return not is_generated or bool(POSTGRESQL_TRACES.search(sql.lower()))
+        return not is_generated or bool(POSTGRESQL_TRACES.match(sql)) or may_call_unknown(sql)
 
     def connected(self) -> None:
         super().connected()
         self._adapter = self.database._adapter
+        self._settings = self._read_settings()
+
+    def _read_settings(self) -> tuple[list[str], list[str]]:
         cursor = self.dbapi_connection.cursor()
-        with contextlib.suppress(Exception):  # not every platform of a server can do it
-            cursor.execute(WATCH_CLIENT)
-            self._watches = bool(cursor.fetchall())
+        for sql in (SETTINGS_WITH_WATCH, SETTINGS):  # not every platform of a server can watch
+            with contextlib.suppress(Exception):
+                cursor.execute(sql)
+                rows = cursor.fetchall()
+                return [name for name, _ in rows], [value for _, value in rows]
+        return [], []
 
     def reset_session(self) -> None:
-        self.dbapi_connection.cursor().execute("DISCARD ALL")
-        if self._watches:
-            self.dbapi_connection.cursor().execute("SET client_connection_check_interval = '1s'")
+        if self.was_handed_out or has_own_connect(self.database):
+            super().reset_session()
+            return
+        cursor = self.dbapi_connection.cursor()
+        cursor.execute("DISCARD ALL")
+        if self._settings[0]:
+            cursor.execute(SET_AGAIN, self._settings)
+        # What cannot be read back: a role, the application's own settings, LISTEN.
+        self.database._initialize_connection(self.dbapi_connection)
 
     def close_doubtful(self, close: Callable[[], None]) -> None:
         # To close a cursor that is no more is an error, which would end the transaction.
@@ -108,11 +139,6 @@ class Psycopg2Connection(PostgresqlConnection):
         # WITH HOLD: psycopg2 refuses any other named cursor on a connection in autocommit
         # mode, which is the mode Peewee uses, inside a transaction too.
         return self.dbapi_connection.cursor(name=uuid.uuid4().hex, withhold=True)
-
-    def reset_session(self) -> None:
-        super().reset_session()
-        if self.database._encoding:  # Peewee sets it after connecting, and DISCARD ALL unsets it
-            self.dbapi_connection.set_client_encoding(self.database._encoding)
 
     def stop_statement(self) -> None:
         if self._cancel_request is not None:

@@ -82,7 +82,8 @@ class AsyncDatabase(Blocks, TypedDatabase):
 
     Takes what the Peewee class takes, and the settings of the pool: `pool_size`,
     `pool_min_size`, `max_waiting` (counts), `acquire_timeout`, `idle_timeout`,
-    `max_lifetime` (seconds). Raises ConfigurationError for a bad one.
+    `max_lifetime` (seconds), `session_reset` (`"changed"`, `"always"` or `"never"`). Raises
+    ConfigurationError for a bad one.
     """
 
     # Peewee's, which the mixin is put before.

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from types import FrameType
 from typing import Any
 
 import peewee
@@ -110,8 +109,9 @@ class Execution:
         elif isinstance(named_cursor, StreamRequest):
             named_cursor.cursor = worker.connection.begin_stream(named_cursor.is_alone)
             return named_cursor.cursor
-        elif not worker.turns.in_driver:  # else it is for a statement of which we know
-            _note_user(worker, sys._getframe(1))
+        elif not worker.turns.in_driver and not is_peewee(sys._getframe(1)):
+            # Else it is for a statement of which we know. What user code does nobody knows.
+            worker.connection.session_changed = True
         cursor = super().cursor(named_cursor)  # type: ignore[misc]
         if worker is not None:
             worker.connection.note_cursor(cursor)
@@ -120,8 +120,8 @@ class Execution:
     def connection(self) -> Any:
         guard("db.connection()", "await db.run(function), where the function uses db.connection()")
         worker = worker_of(self)
-        if worker is not None:
-            _note_user(worker, sys._getframe(1))
+        if worker is not None and not is_peewee(sys._getframe(1)):
+            worker.connection.session_changed = worker.connection.was_handed_out = True
         return super().connection()  # type: ignore[misc]
 
     def execute(self, query: Any, **options: Any) -> Any:
@@ -241,12 +241,6 @@ class Execution:
         if worker.connection.streams and sql != "BEGIN":
             worker.connection.doubt_streams()
         return worker.turns.statement(self.statements.find(sql, True), function, *args, **kwargs)
-
-
-def _note_user(worker: Worker, frame: FrameType) -> None:
-    # What user code does to a raw connection nobody knows; Peewee's own is no news.
-    if not is_peewee(frame):
-        worker.connection.session_changed = True
 
 
 def _is_lost(worker: Worker, error: peewee.PeeweeException) -> bool:

@@ -31,6 +31,8 @@ class Connection(Protocol):
     state: dict[str, Any]
     # Something has changed the session that the next user must not meet.
     session_changed: bool
+    # User code has had the driver's connection, and may keep it.
+    was_handed_out: bool
     # Cursors of streams that were begun and not ended.
     streams: list[Any]
     # From how many seconds on a statement is worth passing the turn on for.

@@ -270,8 +270,8 @@ MUTATIONS = [
     Mutation(
         "a cut statement ends on the server",
         "_drivers/postgresql.py",
-        "            self._watches = bool(cursor.fetchall())\n",
-        "            self._watches = False\n",
+        "for sql in (SETTINGS_WITH_WATCH, SETTINGS)",
+        "for sql in (SETTINGS,)",
         "tests/reliability/test_connecting.py -k 'was_cut and psycopg2 and asyncio'",
     ),
     Mutation(
@@ -319,8 +319,8 @@ MUTATIONS = [
     Mutation(
         "session reset",
         "_drivers/base.py",
-        "        if self.session_changed and not",
-        "        if False and not",
+        "        if (self.session_changed or",
+        "        if (False or",
         "tests/reliability/test_hygiene.py -k 'session_state and asyncio'",
     ),
     Mutation(
@@ -371,6 +371,34 @@ MUTATIONS = [
         "            _refuse_thread_local(metadata, name)\n",
         "",
         "tests/test_models.py -k 'each_thread'",
+    ),
+    Mutation(
+        "a fresh session after a reset",
+        "_drivers/postgresql.py",
+        "        self.database._initialize_connection(self.dbapi_connection)\n",
+        "",
+        "tests/reliability/test_sessions.py -k 'brings_back and hook and psycopg2 and asyncio'",
+    ),
+    Mutation(
+        "a reset of what a _connect() has set up",
+        "_drivers/postgresql.py",
+        "self.was_handed_out or has_own_connect(self.database)",
+        "self.was_handed_out",
+        "tests/reliability/test_sessions.py -k 'brings_back and by_connect and psycopg2 and asyncio'",
+    ),
+    Mutation(
+        "a kept connection is closed",
+        "_drivers/postgresql.py",
+        "self.was_handed_out or has_own_connect(self.database)",
+        "has_own_connect(self.database)",
+        "tests/reliability/test_sessions.py -k 'kept and psycopg2 and asyncio'",
+    ),
+    Mutation(
+        "functions of the user's are noticed",
+        "_drivers/functions.py",
+        "    return not names <= HARMLESS_FUNCTIONS",
+        "    return False",
+        "tests/reliability/test_sessions.py -k 'of_ones_own_leaves and psycopg2 and asyncio'",
     ),
 ]
 
