@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import re
+import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -18,7 +20,10 @@ from .._pool.worker import Worker
 from .._pool.write_lock import write_lock_for
 from .._settings import PoolSettings
 from .._writes import lock_type_writes, statement_writes
-from .base import Backend, WorkerConnection
+from .base import Backend, ConnectionClass, WorkerConnection
+
+logger = logging.getLogger("async_peewee")
+
 
 # What changes an SQLite session; its functions cannot.
 SQLITE_TRACES = re.compile(
@@ -163,11 +168,26 @@ class CySqliteConnection(SqliteConnection):
         return bool(self.dbapi_connection.is_closed())
 
 
+# How long a new connection tries to switch a file to WAL that somebody has locked, in seconds: long
+# enough for another one that does the same, and short for a reader that stays. And the pauses.
+PATIENCE = 0.25
+
+
+PAUSE = 0.01
+
+
 class SqliteBackend(Backend):
     """SQLite: one writer at a time in a file, and a `:memory:` that is one connection."""
 
     is_memory = False
     _is_file = False
+
+    def __init__(self, database: Any, drivers: tuple[ConnectionClass, ...]) -> None:
+        super().__init__(database, drivers)
+        # Protects the field after it, so that of several workers that connect one says it.
+        self._lock = threading.Lock()
+        # The file could not be switched to WAL, and the log says so.
+        self._has_forgone_wal = False
 
     def check_target(self, target: Any) -> Any:
         self.is_memory = _is_memory(target)
@@ -185,10 +205,59 @@ class SqliteBackend(Backend):
         database = self.database
         path = str(database.database).removeprefix("file:").partition("?")[0]
         database.connections.write_lock = write_lock_for(os.path.realpath(path))
-        given = {key.lower() for key, _ in database._pragmas}
-        defaults = [("journal_mode", "wal"), ("synchronous", "normal")]
-        database._pragmas = [pair for pair in defaults if pair[0] not in given] + list(database._pragmas)
         database._lock_type = database._lock_type or "IMMEDIATE"
+        self._has_forgone_wal = False
+
+    def set_defaults(self, connection: Any) -> None:
+        if not self._is_file:
+            return
+        try:
+            self._set_journal(connection.cursor())
+        except BaseException:
+            close_quietly(connection.close)
+            raise
+
+    def _set_journal(self, cursor: Any) -> None:
+        """Have WAL, and what is safe with WAL alone. An attached file may be another program's: `main`."""
+        given = {key.lower().replace('"', "").removeprefix("main.") for key, _ in self.database._pragmas}
+        if given >= {"journal_mode", "synchronous"}:
+            return
+        # It reads the file: an error here is one of the first query in Peewee.
+        mode = _pragma(cursor, "main.journal_mode")
+        if mode != "wal" and "journal_mode" not in given:
+            mode = self._switch_to_wal(cursor)
+        if mode == "wal" and "synchronous" not in given:
+            _pragma(cursor, "main.synchronous = normal")
+
+    def _switch_to_wal(self, cursor: Any) -> str:
+        """Switch the file to WAL if that can be had at once; return the journal mode that it has then."""
+        timeout = _pragma(cursor, "busy_timeout")
+        _pragma(cursor, "busy_timeout = 0")
+        until = time.monotonic() + (0 if self._has_forgone_wal else PATIENCE)
+        try:
+            mode, reason = _try_wal(cursor)
+            while "locked" in reason and mode != "wal" and time.monotonic() < until:
+                time.sleep(PAUSE)
+                mode, reason = _try_wal(cursor)
+        finally:
+            _pragma(cursor, f"busy_timeout = {timeout}")
+        if mode != "wal":
+            self._forgo_wal(mode, reason)
+        return mode
+
+    def _forgo_wal(self, mode: str, reason: str) -> None:
+        with self._lock:
+            is_known, self._has_forgone_wal = self._has_forgone_wal, True
+        if not is_known:
+            logger.warning(
+                "%s: the file stays in journal mode %s, for it could not be switched to WAL (%s): whoever "
+                "writes waits for those that read, and they for it. Close what else uses the file, or make "
+                "it and its folder writable; or, if it is to stay so, write: pragmas={'journal_mode': '%s'}",
+                self.database.connections.pools.name,
+                mode,
+                reason or "SQLite refused, as it does where there is no shared memory",
+                mode,
+            )
 
     def begin_writes(self, lock_type: str | None = None) -> bool:
         chosen = lock_type or self.database._lock_type or "DEFERRED"
@@ -204,6 +273,20 @@ class SqliteBackend(Backend):
         if not worker.acquire_write_lock(connections.write_lock, timeout):
             holder = connections.write_lock.describe(time.monotonic())
             raise PoolTimeout.of_write_lock(connections.pools.name, timeout, holder)
+
+
+def _pragma(cursor: Any, text: str) -> Any:
+    rows = cursor.execute(f"PRAGMA {text}").fetchall()
+    return rows[0][0] if rows else None
+
+
+def _try_wal(cursor: Any) -> tuple[str, str]:
+    """Return the journal mode after an attempt to switch to WAL, and the error."""
+    try:
+        return str(_pragma(cursor, "main.journal_mode = wal")), ""
+    except Exception as error:  # each driver has classes of its own
+        # Asked again: another connection may just have done it.
+        return str(_pragma(cursor, "main.journal_mode")), str(error)
 
 
 def _is_memory(database: Any) -> bool:

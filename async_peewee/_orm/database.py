@@ -360,9 +360,9 @@ else:
 class AsyncSqliteDatabase(TypedSqlite, peewee.SqliteDatabase):
     """SQLite through sqlite3.
 
-    For a file, unless you say otherwise: WAL, `synchronous=NORMAL`, and `BEGIN IMMEDIATE` for
-    the outermost transaction; writers of this process queue, first come first served, so
-    they never see "database is locked". `:memory:` is one worker, and one
+    For a file, unless you say otherwise: WAL with `synchronous=NORMAL`, if the file can be
+    switched to it, and `BEGIN IMMEDIATE` for the outermost transaction; writers of this process
+    queue, first come first served, so they never see "database is locked". `:memory:` is one worker, and one
     database for each event loop.
     """
 

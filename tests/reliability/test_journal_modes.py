@@ -1,0 +1,176 @@
+"""WAL is a default: a file that cannot be switched to it opens as Peewee opens it, and the log says so."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import peewee
+import pytest
+
+from async_peewee import AsyncSqliteDatabase
+from tests.kinds import IMPORTABLE
+from tests.support import Maker
+
+FORGONE = "could not be switched to WAL"
+FULL, NORMAL = 2, 1
+FILES = [kind for kind in ("sqlite", "apsw", "cysqlite", "sqlcipher") if kind in IMPORTABLE]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return a file in rollback-journal mode with 500 rows."""
+    path = tmp_path / "test.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE t (n)")
+        connection.executemany("INSERT INTO t VALUES (?)", [(n,) for n in range(500)])
+        connection.commit()
+    return path
+
+
+async def value_of(database: Any, sql: str) -> Any:
+    return (await database.execute_sql(sql)).fetchone()[0]
+
+
+async def modes_of(database: Any) -> tuple[str, int]:
+    return await value_of(database, "PRAGMA journal_mode"), await value_of(database, "PRAGMA synchronous")
+
+
+@pytest.mark.parametrize("make_any", FILES, indirect=True)
+async def test_a_file_that_is_read_elsewhere_opens_at_once(make_any: Maker, caplog: Any) -> None:
+    """Not after the busy timeout; one line for all connections; switched when the reader has gone."""
+    async with make_any(pragmas={"journal_mode": "delete"}) as other:
+        await other.execute_sql("CREATE TABLE t (n)")
+        await other.execute_sql("INSERT INTO t VALUES (1), (2)")
+        async with other.connection_context():
+            cursor = await other.run(lambda: [other.cursor()])
+            await other.run(lambda: next(iter(cursor[0].execute("SELECT n FROM t"))))
+            async with make_any(timeout=60, pool_min_size=3) as database:
+                began = time.monotonic()
+                assert await value_of(database, "SELECT count(*) FROM t") == 2
+                assert await modes_of(database) == ("delete", FULL)
+                assert await value_of(database, "PRAGMA busy_timeout") >= 5_000, "as before the attempt"
+                assert time.monotonic() - began < 30
+            assert caplog.text.count(FORGONE) == 1
+            assert "pragmas={'journal_mode': 'delete'}" in caplog.text
+            await other.run(cursor.clear)
+        async with database:
+            assert await modes_of(database) == ("wal", NORMAL)
+        assert caplog.text.count(FORGONE) == 1
+
+
+async def test_a_file_that_is_being_written_elsewhere_can_be_read(path: Path, caplog: Any) -> None:
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("INSERT INTO t VALUES (500)")  # and no COMMIT yet
+        async with AsyncSqliteDatabase(path, timeout=60) as database:
+            assert await value_of(database, "SELECT count(*) FROM t") == 500
+            assert await modes_of(database) == ("delete", FULL)
+    assert caplog.text.count(FORGONE) == 1
+
+
+async def test_a_file_where_there_is_no_shared_memory(path: Path, caplog: Any) -> None:
+    """There SQLite refuses without an error; reading and writing work."""
+    async with AsyncSqliteDatabase(f"file:{path}?vfs=unix-dotfile", uri=True) as database:
+        await database.execute_sql("INSERT INTO t VALUES (500)")
+        async with database.atomic():
+            assert await value_of(database, "SELECT count(*) FROM t") == 501
+        assert await modes_of(database) == ("delete", FULL)
+    assert "no shared memory" in caplog.text
+
+
+READ_ONLY = """
+import asyncio, os, sys
+from async_peewee import AsyncSqliteDatabase
+
+async def count(path):
+    async with AsyncSqliteDatabase(path) as db, db.atomic():
+        return (await db.execute_sql("SELECT count(*) FROM sqlite_master")).fetchone()[0]
+
+asyncio.run(count(":memory:"))  # imports what there is to import
+path = sys.argv[1]
+os.chmod(path, 0o444)
+os.chmod(os.path.dirname(path), 0o555)
+if os.getuid() == 0:  # who may write anything
+    os.setgid(65534)
+    os.setuid(65534)
+print(asyncio.run(count(path)))
+"""
+
+
+def test_a_file_that_may_only_be_read(path: Path) -> None:
+    """A block in it as well."""
+    for folder in path.parents:
+        if folder.stat().st_uid == path.stat().st_uid and folder.name.startswith("pytest-"):
+            folder.chmod(0o755)
+    code = [sys.executable, "-c", READ_ONLY, str(path)]
+    try:
+        done = subprocess.run(code, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    finally:
+        path.parent.chmod(0o755)
+    assert done.stdout == "1\n", done.stderr
+    assert done.stderr.count(FORGONE) == 1
+    assert "readonly" in done.stderr
+
+
+async def test_what_the_user_asks_for_is_a_condition(path: Path, caplog: Any) -> None:
+    """WAL given as a pragma is an error where it cannot be had."""
+    with closing(sqlite3.connect(path)) as other:
+        reading = other.execute("SELECT n FROM t")
+        reading.fetchone()
+        pragmas = {"journal_mode": "wal"}
+        database = AsyncSqliteDatabase(path, pragmas=pragmas, timeout=0, acquire_timeout=0.2)
+        with pytest.raises(peewee.OperationalError, match="database is locked"):
+            await database.connect()
+    assert FORGONE not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("pragmas", "modes"),
+    [
+        ({}, ("wal", NORMAL)),
+        ({"journal_mode": "delete"}, ("delete", FULL)),
+        ({"Journal_Mode": "wal"}, ("wal", NORMAL)),
+        ({"main.journal_mode": "truncate"}, ("truncate", FULL)),
+        ({"synchronous": "off"}, ("wal", 0)),
+        ({"journal_mode": "delete", "synchronous": 1}, ("delete", NORMAL)),
+    ],
+)
+async def test_synchronous_is_relaxed_with_wal_alone(path: Path, pragmas: Any, modes: Any) -> None:
+    """Without WAL a power cut could damage the file."""
+    async with AsyncSqliteDatabase(path, pragmas=pragmas) as database:
+        assert await modes_of(database) == modes
+
+
+async def test_an_attached_file_is_left_as_it_is(path: Path, tmp_path: Path) -> None:
+    """It may be another program's."""
+    database = AsyncSqliteDatabase(tmp_path / "own.db")
+    async with database:
+        await database.attach(str(path), "other")
+        assert await value_of(database, "PRAGMA main.journal_mode") == "wal"
+        assert await value_of(database, "PRAGMA other.journal_mode") == "delete"
+    async with database:
+        assert await value_of(database, "PRAGMA other.journal_mode") == "delete"
+
+
+async def test_a_permanent_pragma_takes_the_place_of_the_default(path: Path) -> None:
+    """On connections to come as well."""
+    database = AsyncSqliteDatabase(path)
+    async with database:
+        await database.pragma("journal_mode", "delete", permanent=True)
+    async with database:
+        assert await modes_of(database) == ("delete", FULL)
+
+
+def test_a_plain_thread_opens_such_a_file_too(path: Path, caplog: Any) -> None:
+    with closing(sqlite3.connect(path)) as other:
+        reading = other.execute("SELECT n FROM t")
+        reading.fetchone()
+        database = AsyncSqliteDatabase(path, timeout=60)
+        with database.connection_context():
+            assert database.execute_sql("SELECT count(*) FROM t").fetchone() == (500,)
+    assert caplog.text.count(FORGONE) == 1
