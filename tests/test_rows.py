@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import anyio
 import peewee
 import pytest
 
-from async_peewee import AsyncModel, AsyncSqliteDatabase, TransactionFinished
+from async_peewee import AsyncModel, AsyncSqliteDatabase, PoolFull, TransactionFinished
 from async_peewee._bridge import results, streams
+from async_peewee._bridge.connections import Connections
 from async_peewee._bridge.results import SAMPLE, SLICE, read_all
 from tests.support import Maker
 
@@ -177,8 +179,12 @@ async def test_a_stream_is_made_by_the_loop(traces: Traces) -> None:
     assert made[HERE] > made["a worker"] >= SAMPLE
 
 
-async def test_an_error_in_a_converter_ends_the_stream(traces: Traces) -> None:
-    """After the rows before it, and once; the worker is free, and the next stream works."""
+@pytest.mark.parametrize("quick", [float("inf"), 0.0])
+async def test_an_error_in_a_converter_ends_the_stream(
+    traces: Traces, monkeypatch: pytest.MonkeyPatch, quick: float
+) -> None:
+    """After the rows before it, and once, whoever makes them; the worker is free, the next stream works."""
+    monkeypatch.setattr(results, "QUICK", quick)
     traces.field.change = fail_at(60)  # type: ignore[method-assign]
     stream = traces.select().iterator()
     got = []
@@ -244,6 +250,168 @@ async def test_cancelled_between_two_stretches_the_stream_ends(
     with pytest.raises(TransactionFinished, match="cancelled"):
         await stream.__anext__()
     assert sqlite_traces.Trace._meta.database.stats().leased == 0
+
+
+# -- rows that are not what the first of them were like -----------------------------------
+
+SLOW = 0.005
+
+
+class Clocks(threading.local):
+    """Stand for the module `time`: the clocks of each thread, which stand still by themselves."""
+
+    now = 0.0
+    used = 0.0
+
+    def pass_by(self, seconds: float, is_work: bool = True) -> None:
+        self.now += seconds
+        self.used += seconds if is_work else 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def thread_time(self) -> float:
+        return self.used
+
+    def sleep(self, seconds: float) -> None: ...
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
+    """Let time pass in converters only, each thread's by itself, so that what is decided is certain."""
+    clocks = Clocks()
+    monkeypatch.undo()  # all_are_quick
+    for module in (results, streams):
+        monkeypatch.setattr(module, "time", clocks)
+    return clocks
+
+
+def slow_from(clocks: Clocks, *, at: Any, is_work: bool = True) -> Any:
+    def change(value: int) -> int:
+        if at(value):
+            clocks.pass_by(SLOW, is_work)
+        return value
+
+    return change
+
+
+class Watch:
+    """See for how long the loop's thread makes rows before it lets another task run."""
+
+    def __init__(self, clocks: Clocks) -> None:
+        self._clocks = clocks
+        self.longest = 0.0
+        # trio runs what is ready in any order: between two turns of one task another may have two.
+        self.most: float = 2 * (results.HOLD + SLOW) + 1e-9
+
+    async def run(self, *, task_status: Any) -> None:
+        last = self._clocks.now
+        task_status.started()
+        while True:
+            await anyio.lowlevel.checkpoint()
+            self.longest, last = max(self.longest, self._clocks.now - last), self._clocks.now
+
+
+@contextlib.asynccontextmanager
+async def watched(clocks: Clocks) -> AsyncIterator[Watch]:
+    watch = Watch(clocks)
+    async with anyio.create_task_group() as group:
+        await group.start(watch.run)
+        yield watch
+        await anyio.sleep(0.01)  # on trio the watch need not be next
+        group.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("is_work", [True, False])
+@pytest.mark.parametrize("in_block", [False, True])
+async def test_a_list_that_turns_slow_is_finished_by_a_worker(
+    traces: Traces, clocks: Clocks, in_block: bool, is_work: bool
+) -> None:
+    """After two stretches of the loop's thread, whether its rows work or wait; in order, and all."""
+    traces.field.change = slow_from(clocks, at=lambda n: n >= SAMPLE, is_work=is_work)  # type: ignore[method-assign]
+    database = traces.Trace._meta.database
+    async with watched(clocks) as watch, database.atomic() if in_block else contextlib.nullcontext():
+        rows = await traces.select().limit(200)
+    assert [row.value for row in rows] == traces.field.values == list(range(200))
+    assert len(rows) == 200
+    assert traces.made() == {HERE: 2, "a worker": 198}
+    assert 0 < watch.longest <= watch.most
+
+
+async def test_an_error_in_a_row_that_a_worker_finishes(sqlite_traces: Traces, clocks: Clocks) -> None:
+    """As everywhere; the query can be tried again."""
+    query = sqlite_traces.select().limit(100)
+    slow, fail = slow_from(clocks, at=lambda n: n >= SAMPLE), fail_at(60)
+    sqlite_traces.field.change = lambda value: fail(slow(value))  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError):
+        await query
+    assert sqlite_traces.made()[HERE] == 2
+    sqlite_traces.field.change = slow  # type: ignore[method-assign]
+    assert len(await query) == 100
+
+
+@pytest.mark.parametrize("way", ["list", "stream"])
+async def test_slow_rows_come_also_if_no_worker_can_be_had(
+    sqlite_traces: Traces, clocks: Clocks, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """The pool is full, closed, or the block has ended: the query itself has succeeded."""
+    slow = slow_from(clocks, at=lambda n: n >= SAMPLE)
+
+    async def refuse(*_: Any, **__: Any) -> None:
+        raise PoolFull("test", 1)
+
+    def change(value: int) -> Any:
+        if value == SAMPLE:  # the worker has done its part
+            monkeypatch.setattr(Connections, "call", refuse)
+        return slow(value)
+
+    sqlite_traces.field.change = change  # type: ignore[method-assign]
+    query = sqlite_traces.select().limit(30)
+    async with watched(clocks) as watch:
+        rows = [row async for row in query.iterator()] if way == "stream" else list(await query)
+    assert [row.value for row in rows] == list(range(30))
+    assert sqlite_traces.made() == {HERE: 20, "a worker": SAMPLE}
+    assert 0 < watch.longest <= watch.most
+
+
+@pytest.mark.parametrize("is_work", [True, False])
+async def test_a_stream_that_turns_slow_is_finished_by_its_worker(
+    traces: Traces, clocks: Clocks, monkeypatch: pytest.MonkeyPatch, is_work: bool
+) -> None:
+    """Every fiftieth row: for good where they work, for the rest of the chunk where they wait."""
+    monkeypatch.setattr(streams, "FIRST_CHUNK", 500)
+    await traces.Trace.insert_many([(n,) for n in range(SLICE + SAMPLE + 1, 2000)], [traces.field])
+    traces.field.values.clear()
+    traces.field.places.clear()
+    traces.field.change = slow_from(clocks, at=lambda n: n % 50 == 49, is_work=is_work)  # type: ignore[method-assign]
+    async with watched(clocks) as watch:
+        values = [row.value async for row in traces.select().iterator()]
+    assert values == list(range(2000))
+    assert 0 < watch.longest <= watch.most
+    assert traces.made()[HERE] <= (100 if is_work else 100 * 5)
+
+
+async def test_a_thread_that_was_kept_waiting_is_not_slow(sqlite_traces: Traces, clocks: Clocks) -> None:
+    """Another one may have had the interpreter: one late stretch decides nothing."""
+    sqlite_traces.field.change = slow_from(clocks, at=lambda n: n == 50, is_work=False)  # type: ignore[method-assign]
+    assert len(await sqlite_traces.select().limit(200)) == 200
+    assert sqlite_traces.made()[HERE] == 200 - SAMPLE
+    sqlite_traces.field.places.clear()
+    assert len([row async for row in sqlite_traces.select().limit(99).iterator()]) == 99
+    assert sqlite_traces.made()[HERE] == 99 - SAMPLE
+
+
+async def test_slow_rows_come_a_few_at_a_time(
+    sqlite_traces: Traces, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker makes no more of them than are a chunk: the first does not wait for a hundred."""
+    monkeypatch.setattr(results, "has_gil", lambda: False)
+    sqlite_traces.field.change = slow_from(clocks, at=lambda n: True)  # type: ignore[method-assign]
+    stream = sqlite_traces.select().iterator()
+    assert (await stream.__anext__()).value == 0
+    assert len(sqlite_traces.field.values) <= SAMPLE + 3
+    assert [row.value async for row in stream] == list(range(1, SLICE + SAMPLE + 1))
+    assert sqlite_traces.made() == {"a worker": SLICE + SAMPLE + 1}
 
 
 # -- on the worker ------------------------------------------------------------------------

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import math
 import sys
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
 from typing import Any, ParamSpec, TypeVar, overload
 
+import anyio.lowlevel
 import peewee
 
 from .._typing.results import DualValue, Returned
@@ -18,6 +20,7 @@ from .connections import Connections, connections_for_function, connections_of, 
 from .detaching import detached
 from .entries import Entries, made_here, open_blocks
 from .places import on_loop_thread
+from .results import make_elsewhere, read_for
 from .unawaited import Unawaited, set_attribute
 
 P = ParamSpec("P")
@@ -100,7 +103,7 @@ def call_on_worker(
     function: Callable[[], Any],
     *,
     writes: bool | None = None,
-    then: Callable[[Any], Any] | None = None,
+    finish: Callable[[Any], bool] | None = None,
     made_in: Entries = (),
 ) -> DualValue[Any]:
     """Return the pending call of a function on a worker.
@@ -108,7 +111,8 @@ def call_on_worker(
     It belongs to the task that makes it: it runs in the connection context that this task
     holds now, whoever awaits it, so that `gather(User.create(...), User.create(...))` inside
     `atomic()` stays inside. If the task holds none, it runs in that of the query or reference which it
-    is of: `made_in`. `then` sees the result on the loop's thread.
+    is of: `made_in`. `finish` sees the result on the loop's thread; False: it is a cursor wrapper of
+    which a worker has to make more rows first.
     """
     entry = connections.current()
     if entry is None and made_in:
@@ -120,11 +124,26 @@ def call_on_worker(
     begin = partial(connections.call, function, label, entry, writes)
     if outside is not None:
         begin = partial(connections.call_outside, outside.of_call(label), function, label, entry, writes)
-    return PendingCall(label, begin if then is None else partial(_call_then, begin, then))  # type: ignore[return-value]
+    if finish is None:
+        return PendingCall(label, begin)  # type: ignore[return-value]
+    more = partial(connections.call, label=label, entry=entry)
+    return PendingCall(label, partial(_call_and_finish, begin, finish, more))  # type: ignore[return-value]
 
 
-async def _call_then(begin: Callable[[], Coroutine[Any, Any, Any]], then: Callable[[Any], Any]) -> Any:
-    return then(await begin())
+async def _call_and_finish(
+    begin: Callable[[], Coroutine[Any, Any, Any]],
+    finish: Callable[[Any], bool],
+    more: Callable[..., Coroutine[Any, Any, Any]],
+) -> Any:
+    result = await begin()
+    if not finish(result):
+        # Once, it may have been another thread that has kept the interpreter.
+        await anyio.lowlevel.checkpoint()
+        if not finish(result):
+            while not await make_elsewhere(more, partial(read_for, result), math.inf):
+                pass
+            finish(result)
+    return result
 
 
 def is_async(function: Any) -> bool:

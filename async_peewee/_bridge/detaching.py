@@ -158,7 +158,7 @@ def detached(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callabl
 
 
 def detached_partly(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[[], Any]:
-    """Return a call of `function` of whose result `read_all()` may have to make the last rows."""
+    """Return a call of `function` of whose result `read_here()` may have to make the last rows."""
 
     def call() -> Any:
         result = function(*args, **kwargs)

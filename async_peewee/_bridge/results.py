@@ -2,19 +2,38 @@
 
 What is made on one processor and used on another has to travel between their caches, which
 takes a third of the time that Peewee needs to make a plain row. So the event loop's thread
-makes the rows that are made quickly, a few hundred at a time; the worker makes all others.
+makes the rows that are made quickly, a few hundred at a time; the worker makes all others. Which
+are quick the first few tell, and the loop's thread looks at the clock all the same.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from operator import length_hint
+from typing import Any, TypeVar
 
+import anyio.lowlevel
 import peewee
 
-from .._errors import driver_errors
+from .._errors import PoolClosed, PoolFull, PoolTimeout, TransactionFinished, driver_errors
 from .._pool.gil import has_gil
+
+T = TypeVar("T")
+
+
+# Makes rows for so many seconds; returns them, and the error of the row after them.
+Rows = tuple[list[Any], Exception | None]
+
+
+Make = Callable[[float, Callable[[Any], Any], Iterator[Any]], Rows]
+
+
+# Runs a function on a worker.
+Call = Callable[[Callable[[], Any]], Awaitable[Any]]
+
 
 # So many rows a driver is asked for at a time. psycopg keeps the interpreter, and with it the
 # loop's thread, for as long as it makes them: a millisecond or two for these.
@@ -59,6 +78,10 @@ class BufferedCursor:
         start, self._position = self._position, len(self._rows)
         return self._rows[start:]
 
+    def put_back(self, count: int) -> None:
+        """Have the last rows that were fetched fetched again."""
+        self._position -= count
+
     def __iter__(self) -> Iterator[Any]:
         return iter(self.fetchall())
 
@@ -88,15 +111,60 @@ def read_all(wrapper: Any) -> Any:
 
 
 def read_partly(wrapper: Any) -> Any:
-    """Read all rows, but leave the wrapper to `read_all()` on the loop's thread if that is quick."""
+    """Read all rows, but leave them to `read_here()` on the loop's thread if it is quick to make them."""
     if not wrapper.populated:
         cursor = wrapper.cursor = BufferedCursor(wrapper.cursor)
-        made, is_quick = convert_sample(wrapper, cursor.fetchmany(SAMPLE))
-        wrapper.row_cache.extend(made)
+        is_quick = False
+        if is_for_any_thread(wrapper):
+            rows = cursor.fetchmany(SAMPLE)
+            made, error, is_quick = make_sample(wrapper, iter(rows))
+            _keep(wrapper, made, error)
         # More than a slice would keep the loop from others.
         if not is_quick or cursor.left > SLICE:
             read_all(wrapper)
     return wrapper
+
+
+def read_for(wrapper: Any, make: Make, seconds: float) -> bool:
+    """Make rows that the worker has left, for so long; return True if none are left."""
+    if not wrapper.populated:
+        rows = iter(wrapper.cursor.fetchall())
+        made, error = make(seconds, wrapper.process_row, rows)
+        _keep(wrapper, made, error)
+        if length_hint(rows):
+            wrapper.cursor.put_back(length_hint(rows))
+        else:
+            wrapper.populated = True
+    return bool(wrapper.populated)
+
+
+def _keep(wrapper: Any, made: list[Any], error: Exception | None) -> None:
+    if error is not None:
+        raise error
+    wrapper.count += len(made)
+    wrapper.row_cache.extend(made)
+
+
+async def make_elsewhere(call: Call, make: Callable[[Make, float], T], seconds: float) -> T:
+    """Have a worker make rows that turned out to be slow, for so long; any will do that `call` finds.
+
+    The query itself has succeeded. So where no worker can be had any more they are made here, a while
+    at a time.
+    """
+    has_begun = False
+
+    def make_on_worker() -> T:
+        nonlocal has_begun
+        has_begun = True
+        return make(make_with_pauses, seconds)
+
+    try:
+        return await call(make_on_worker)  # type: ignore[no-any-return]
+    except REFUSALS:
+        if has_begun:
+            raise
+    await anyio.lowlevel.checkpoint()
+    return make(make_for, HOLD)
 
 
 # After so many rows, a millisecond or two of Python, a worker lets go of the interpreter for a
@@ -117,6 +185,24 @@ SAMPLE = 10
 QUICK = 1.5e-5
 
 
+# How long the loop's thread makes rows at a time, in seconds: the rows that follow the sample may be
+# of another kind. Twenty times what a list of a hundred plain rows takes; and as long as another
+# thread may keep the interpreter, which must not look as if the rows were slow.
+HOLD = 0.005
+
+
+# After so long a worker with slow rows lets go of the interpreter, and for so long, in seconds: more than
+# a moment, for a row may take just as long as the loop's thread waits before it insists.
+PAUSE_AFTER = 0.004
+
+
+PAUSE = 3e-4
+
+
+# How a call ends for which no worker can be had.
+REFUSALS = (PoolClosed, PoolFull, PoolTimeout, TransactionFinished)
+
+
 def convert(wrapper: Any, rows: Sequence[Any]) -> list[Any]:
     """Make of a driver's rows what a Peewee CursorWrapper makes of them one by one, which costs more."""
     if rows:
@@ -133,14 +219,49 @@ def convert(wrapper: Any, rows: Sequence[Any]) -> list[Any]:
     return converted
 
 
-def convert_sample(wrapper: Any, rows: Sequence[Any]) -> tuple[list[Any], bool]:
-    """Make some rows on a worker; return them, and whether the loop's thread is to make those that follow."""
-    if not rows or not has_gil() or not _is_peewees_alone(wrapper):
-        return convert(wrapper, rows), False
-    _initialize(wrapper)
+def make_for(seconds: float, process_row: Callable[[Any], Any], rows: Iterator[Any]) -> Rows:
+    """Make rows for so long, and one at least; return them, and the error of the row after them."""
+    made: list[Any] = []
+    clock = time.perf_counter
+    until = clock() + seconds
+    try:
+        for row in rows:
+            made.append(process_row(row))
+            if clock() >= until:
+                break
+    except Exception as error:
+        return made, error
+    return made, None
+
+
+# Do as `read_for()` on the loop's thread, for as long as it may stand still.
+read_here: Callable[[Any], bool] = partial(read_for, make=make_for, seconds=HOLD)
+
+
+def make_with_pauses(seconds: float, process_row: Callable[[Any], Any], rows: Iterator[Any]) -> Rows:
+    """Do as `make_for()`, on a worker: the loop's thread gets in between."""
+    made: list[Any] = []
+    until = time.perf_counter() + seconds
+    while True:
+        some, error = make_for(PAUSE_AFTER, process_row, rows)
+        made += some
+        if error is not None or not length_hint(rows) or time.perf_counter() >= until:
+            return made, error
+        time.sleep(PAUSE)
+
+
+def make_sample(wrapper: Any, rows: Iterator[Any]) -> tuple[list[Any], Exception | None, bool]:
+    """Make the first rows on a worker; return them, an error, and whether those that follow seem quick."""
+    if length_hint(rows):
+        _initialize(wrapper)
     began = time.thread_time()
-    made = convert(wrapper, rows)
-    return made, time.thread_time() - began <= QUICK * len(rows)
+    made, error = make_for(float("inf"), wrapper.process_row, islice(rows, SAMPLE))
+    return made, error, error is None and are_quick(len(made), time.thread_time() - began)
+
+
+def are_quick(count: int, seconds: float) -> bool:
+    """Return True if rows that took so much processor time are for the loop's thread to make."""
+    return seconds <= QUICK * count
 
 
 def _initialize(wrapper: Any) -> None:
@@ -150,10 +271,11 @@ def _initialize(wrapper: Any) -> None:
         wrapper.initialized = True
 
 
-def _is_peewees_alone(wrapper: Any) -> bool:
-    """Return False if a function of the user's, given to objects(), makes the rows.
+def is_for_any_thread(wrapper: Any) -> bool:
+    """Return True if it does not matter which thread makes the rows, and the loop's may be the better one.
 
-    It may be meant for one thread, and count on the order of the rows.
+    Not where a function of the user's, given to objects(), makes them: it may be meant for one
+    thread, and count on the order of the rows. Nor on a free-threaded Python.
     """
     is_own = isinstance(wrapper, peewee.ObjectCursorWrapper)
-    return bool(getattr(wrapper, "is_model", not is_own))
+    return has_gil() and bool(getattr(wrapper, "is_model", not is_own))

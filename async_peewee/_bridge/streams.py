@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
+from operator import length_hint
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -24,7 +25,18 @@ from .._pool.pool import WorkerPool
 from .connections import Connections, require_task
 from .entries import Entries, Entry
 from .places import current_connection
-from .results import SAMPLE, convert, convert_sample, read_all
+from .results import (
+    HOLD,
+    Make,
+    Rows,
+    are_quick,
+    is_for_any_thread,
+    make_elsewhere,
+    make_for,
+    make_sample,
+    make_with_pauses,
+    read_all,
+)
 
 # Rows of the first chunk: few, so that the first row comes soon.
 FIRST_CHUNK = 100
@@ -45,6 +57,8 @@ class Chunk(NamedTuple):
     rows: list[Any]
     rest: Sequence[Any]
     is_last: bool
+    # Of the row after them.
+    error: Exception | None = None
 
 
 class Chunks:
@@ -58,6 +72,10 @@ class Chunks:
         self._connection: Any = None
         # What makes Peewee's row of a driver's; the loop's thread uses it too.
         self.process_row: Callable[[Any], Any]
+        # The loop's thread has found that the rows are slow: the worker is to make them.
+        self.are_slow: bool = False
+        # The driver's rows of which no row has been made.
+        self._fetched: Iterator[Any] = iter(())
         self._size = FIRST_CHUNK
         self._is_exhausted = False
 
@@ -76,16 +94,28 @@ class Chunks:
         if self._wrapper.populated:  # of a write, whose rows come at once
             self._is_exhausted = True
             return Chunk(list(self._wrapper.row_cache), (), True)
+        if length_hint(self._fetched):
+            return self._make()
         start = time.perf_counter()
         with driver_errors:
             fetched = self._wrapper.cursor.fetchmany(self._size)
         self._is_exhausted = len(fetched) < self._size
-        rows, is_quick = convert_sample(self._wrapper, fetched[:SAMPLE])
-        rest = fetched[SAMPLE:]
-        if not is_quick:
-            rows, rest = rows + convert(self._wrapper, rest), ()
-        self._size = next_size(self._size, time.perf_counter() - start)
-        return Chunk(rows, rest, self._is_exhausted)
+        self._fetched = iter(fetched)
+        chunk = self._make()
+        self._size = next_size(len(chunk.rows) + len(chunk.rest), time.perf_counter() - start)
+        return chunk
+
+    def _make(self) -> Chunk:
+        """Make the first of the fetched rows for the loop's thread to go on, else as many as are a chunk."""
+        made, error, is_quick = make_sample(self._wrapper, self._fetched)
+        if is_quick and not self.are_slow and is_for_any_thread(self._wrapper):
+            rest, self._fetched = list(self._fetched), iter(())
+            return Chunk(made, rest, self._is_exhausted)
+        if error is None:
+            more, error = make_with_pauses(CHUNK_SECONDS, self.process_row, self._fetched)
+            made += more
+        is_last = error is not None or (self._is_exhausted and not length_hint(self._fetched))
+        return Chunk(made, (), is_last, error)
 
     def _open(self) -> Any:
         database, query = self._database, self._query
@@ -134,6 +164,14 @@ def next_size(size: int, seconds: float) -> int:
 STRETCH = 500
 
 
+# So many rows are made before the first of them is used: few, so that they are near in memory.
+HANDFUL = 20
+
+
+# So few rows in so long a time, HOLD, are not quick, whatever their thread has waited for.
+FEW = 100
+
+
 # How long a stream that ends early lets the fetch of the next chunk end by itself, in seconds:
 # it nearly always does, and an interrupt may cost a connection to the server.
 PATIENCE = 0.1
@@ -151,8 +189,13 @@ class Stream:
         self._connections = connections
         self._label = label
         self._rows: Iterator[Any] = iter(())
-        # The rest of the chunk, as the driver gave it.
-        self._stretches: deque[Sequence[Any]] = deque()
+        # The rest of the chunk, as the driver gave it, and whether it has turned out to be slow.
+        self._rest: Iterator[Any] = iter(())
+        self._is_slow = False
+        # Whether the last stretch took longer than the loop's thread may stand still.
+        self._is_doubtful = False
+        # Of the row after those that are at hand.
+        self._error: Exception | None = None
         # Where its task was when the stream was made, or the query: in a block, or free.
         self._block: Entry | None = connections.current() or connections.find(made_in)
         self._outside = connections.outside(label) if self._block is None else self._block.outside
@@ -197,10 +240,10 @@ class Stream:
         """Have more rows at hand; return False at the end of the stream."""
         self._is_fetching = True
         try:
-            if self._stretches:
-                await anyio.lowlevel.checkpoint()  # between stretches other tasks run
-                make = self._chunks.process_row
-                self._rows = (make(row) for row in self._stretches.popleft())
+            if self._error is not None:
+                raise self._error
+            if length_hint(self._rest):
+                await self._make_more()
                 return True
             if self._was_cancelled:
                 raise TransactionFinished(
@@ -219,9 +262,57 @@ class Stream:
             await self.aclose()
         elif self._lease is not None and self._lends:
             self._lend(self._lease)
-        self._rows = iter(chunk.rows)
-        self._stretches.extend(chunk.rest[n : n + STRETCH] for n in range(0, len(chunk.rest), STRETCH))
-        return bool(chunk.rows)
+        self._rows, self._rest, self._error = iter(chunk.rows), iter(chunk.rest), chunk.error
+        self._is_slow = False
+        return bool(chunk.rows) or chunk.error is not None
+
+    async def _make_more(self) -> None:
+        """Make rows of what the driver gave, here while that is quick, else on a worker."""
+        await anyio.lowlevel.checkpoint()  # between stretches other tasks run
+        if not self._is_slow:
+            self._rows = self._make_here()
+            return
+        made, self._error = await make_elsewhere(self._call, self._make, CHUNK_SECONDS)
+        self._rows = iter(made)
+        if self._error is not None:
+            self._rest = iter(())
+
+    def _make_here(self) -> Iterator[Any]:
+        """Make a stretch of rows, a handful at a time when they are asked for, or what time allows."""
+        count, left, used = 0, HOLD, 0.0
+        while count < STRETCH and left > 0 and length_hint(self._rest):
+            # The thread's own clock is a slow one, and only looked at in case of doubt.
+            before = time.perf_counter(), time.thread_time() if self._is_doubtful else 0.0
+            some = islice(self._rest, min(HANDFUL, STRETCH - count))
+            made, error = make_for(left, self._chunks.process_row, some)
+            left -= time.perf_counter() - before[0]
+            used += time.thread_time() - before[1] if self._is_doubtful else 0.0
+            count += len(made)
+            yield from made
+            if error is not None:
+                self._error, self._rest = error, iter(())
+        self._judge(count, used, is_late=left <= 0)
+
+    def _judge(self, count: int, used: float, is_late: bool) -> None:
+        """Decide who makes the rest of the chunk, when so many rows have used so much processor time."""
+        if is_late and self._is_doubtful:
+            # Not if another thread has kept the interpreter, or the processor, twice.
+            if not are_quick(count, used):
+                self._is_slow = self._chunks.are_slow = True
+            elif count < FEW:  # they wait for something
+                self._is_slow = True
+        self._is_doubtful = is_late
+
+    def _make(self, make: Make, seconds: float) -> Rows:
+        return make(seconds, self._chunks.process_row, self._rest)
+
+    async def _call(self, function: Callable[[], Any]) -> Any:
+        """Run a function on the worker of the stream's lease or block, or on whichever is free after it."""
+        if self._pool is None or self._lease is None or not self._lease.is_held:
+            return await self._connections.call(function, self._label, self._block)
+        job = self._begin(self._pool, self._lease, function)
+        await self._pool.wait(job)
+        return job.outcome()
 
     async def _fetch(self) -> Chunk:
         fetch = self._chunks.next
@@ -241,16 +332,16 @@ class Stream:
             return chunk  # type: ignore[no-any-return]
         chunk = await self._take_next(self._pool, self._lease)
         if not chunk.is_last and not self._lends:
-            self._ahead = self._begin(self._pool, self._lease)
+            self._ahead = self._begin(self._pool, self._lease, self._chunks.next)
         return chunk
 
-    def _begin(self, pool: WorkerPool, lease: Lease) -> Job:
-        job = Job(self._chunks.next, self._label, lease=lease)
+    def _begin(self, pool: WorkerPool, lease: Lease, function: Callable[[], Any]) -> Job:
+        job = Job(function, self._label, lease=lease)
         pool.start(job)
         return job
 
     async def _take_next(self, pool: WorkerPool, lease: Lease) -> Chunk:
-        job = self._ahead or self._begin(pool, lease)
+        job = self._ahead or self._begin(pool, lease, self._chunks.next)
         self._ahead = None
         if job.state is State.DONE:
             await anyio.lowlevel.checkpoint()  # else a fast worker would keep the loop from all others
@@ -286,8 +377,7 @@ class Stream:
 
     async def aclose(self) -> None:
         """End the stream early and give its worker back; does nothing the second time."""
-        self._rows = iter(())
-        self._stretches.clear()
+        self._rows, self._rest, self._error = iter(()), iter(()), None
         is_open, self._state = self._state == "open", "closed"
         if not is_open:
             return

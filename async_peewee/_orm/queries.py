@@ -15,7 +15,7 @@ from .._bridge.detaching import detached, detached_partly
 from .._bridge.dual import dual, refuse_bind_ctx
 from .._bridge.entries import Entries, made_here, open_blocks
 from .._bridge.places import guard, on_loop_thread
-from .._bridge.results import read_all
+from .._bridge.results import read_here
 from .._bridge.streams import Stream
 from .._typing.results import DualList
 from .._writes import query_writes
@@ -139,8 +139,8 @@ def _pend_query(
     clone = _clone(query)
     detach = detached_partly if name == "execute" else detached
     function = detach(native, clone, *args, **kwargs)
-    then = _give_back(query, clone)
-    return call_on_worker(label, connections, function, writes=writes, then=then, made_in=query._made_in)
+    finish = _give_back(query, clone)
+    return call_on_worker(label, connections, function, writes=writes, finish=finish, made_in=query._made_in)
 
 
 def _connections_for(query: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Connections:
@@ -158,17 +158,17 @@ def _clone(query: Any) -> Any:
     return clone
 
 
-def _give_back(query: Any, clone: Any) -> Callable[[Any], Any]:
-    def then(result: Any) -> Any:
-        if isinstance(result, peewee.CursorWrapper):
-            read_all(result)  # what the worker has left of it
+def _give_back(query: Any, clone: Any) -> Callable[[Any], bool]:
+    def finish(result: Any) -> bool:
+        if isinstance(result, peewee.CursorWrapper) and not read_here(result):
+            return False
         # So that `for`, len() and indexing work on the user's query too, as in Peewee. A
         # wrapper that get() or first() left half read stays behind with the clone.
         if _is_filled(clone):
             query._cursor_wrapper = clone._cursor_wrapper
-        return result
+        return True
 
-    return then
+    return finish
 
 
 def _is_filled(query: Any) -> bool:

@@ -394,6 +394,20 @@ MUTATIONS = [
         "tests/reliability/test_journal_modes.py -k 'written_elsewhere and asyncio'",
     ),
     Mutation(
+        "the loop's thread looks at the clock when it makes rows",
+        "_bridge/results.py",
+        "            if clock() >= until:\n                break\n",
+        "",
+        "tests/test_rows.py -k 'turns_slow and asyncio'",
+    ),
+    Mutation(
+        "a stream that turns slow goes to its worker",
+        "_bridge/streams.py",
+        "        self._judge(count, used, is_late=left <= 0)\n",
+        "",
+        "tests/test_rows.py -k 'turns_slow and asyncio'",
+    ),
+    Mutation(
         "a kept connection is closed",
         "_drivers/postgresql.py",
         "self.was_handed_out or has_own_connect(self.database)",
