@@ -12,7 +12,7 @@ HARMLESS_FUNCTIONS = frozenset(
     "cume_dist dense_rank every first_value group_concat grouping json_agg json_arrayagg json_object_agg "
     "json_objectagg jsonb_agg jsonb_object_agg lag last_value lead max min mode nth_value ntile "
     "percent_rank percentile_cont percentile_disc rank row_number std stddev stddev_pop stddev_samp "
-    "string_agg sum total var_pop var_samp variance "
+    "string_agg sum var_pop var_samp variance "
     # choosing and comparing
     "case coalesce elt field find_in_set greatest if ifnull interval isnull least nullif num_nonnulls "
     "num_nulls nvl strcmp "
@@ -76,7 +76,7 @@ HARMLESS_FUNCTIONS = frozenset(
     "all and any as between brin btree by check conflict cube default delete distinct else end except exists "
     "filter from full fulltext gin gist group hash having ilike in index inner intersect into is join key "
     "lateral like limit materialized not of offset on or order over partition primary recursive references "
-    "returning rollup row select set sets some spgist table then union unique update using values when where "
+    "returning rollup row select set some spgist table then union unique update using values when where "
     "with within".split()
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
@@ -102,15 +103,14 @@ print(asyncio.run(count(path)))
 """
 
 
-def test_a_file_that_may_only_be_read(path: Path) -> None:
-    """A block in it as well."""
-    for folder in path.parents:
-        if folder.stat().st_uid == path.stat().st_uid and folder.name.startswith("pytest-"):
-            folder.chmod(0o755)
-    code = [sys.executable, "-c", READ_ONLY, str(path)]
-    try:
+def test_a_file_that_may_only_be_read() -> None:
+    """In a folder that may only be read; a block in it as well."""
+    with tempfile.TemporaryDirectory() as folder:  # not in one that only root may enter
+        path = Path(folder, "test.db")
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE t (n)")
+        code = [sys.executable, "-c", READ_ONLY, str(path)]
         done = subprocess.run(code, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    finally:
         path.parent.chmod(0o755)
     assert done.stdout == "1\n", done.stderr
     assert done.stderr.count(FORGONE) == 1
