@@ -147,14 +147,15 @@ async def test_synchronous_is_relaxed_with_wal_alone(path: Path, pragmas: Any, m
 
 
 async def test_an_attached_file_is_left_as_it_is(path: Path, tmp_path: Path) -> None:
-    """It may be another program's."""
-    database = AsyncSqliteDatabase(tmp_path / "own.db")
-    async with database:
-        await database.attach(str(path), "other")
-        assert await value_of(database, "PRAGMA main.journal_mode") == "wal"
-        assert await value_of(database, "PRAGMA other.journal_mode") == "delete"
-    async with database:
-        assert await value_of(database, "PRAGMA other.journal_mode") == "delete"
+    """It may be another program's. Attached before the database's own file is switched, and after."""
+    database = AsyncSqliteDatabase(tmp_path / "first.db")
+    for name in ("first.db", "second.db"):
+        database.init(tmp_path / name)
+        async with database:
+            if name == "first.db":
+                await database.attach(str(path), "other")
+            assert await value_of(database, "PRAGMA main.journal_mode") == "wal"
+            assert await value_of(database, "PRAGMA other.journal_mode") == "delete"
 
 
 async def test_a_permanent_pragma_takes_the_place_of_the_default(path: Path) -> None:
@@ -170,7 +171,8 @@ def test_a_plain_thread_opens_such_a_file_too(path: Path, caplog: Any) -> None:
     with closing(sqlite3.connect(path)) as other:
         reading = other.execute("SELECT n FROM t")
         reading.fetchone()
-        database = AsyncSqliteDatabase(path, timeout=60)
+        database, began = AsyncSqliteDatabase(path, timeout=60), time.monotonic()
         with database.connection_context():
             assert database.execute_sql("SELECT count(*) FROM t").fetchone() == (500,)
+        assert time.monotonic() - began < 30
     assert caplog.text.count(FORGONE) == 1

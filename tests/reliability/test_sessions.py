@@ -142,7 +142,7 @@ async def test_what_the_driver_sets_is_back_after_a_reset(make_database: Maker) 
 
 @pytest.mark.parametrize("make_database", ["psycopg2"], indirect=True)
 async def test_what_the_driver_was_told_to_set_is_back_after_a_reset(make_database: Maker) -> None:
-    """psycopg2 does not set again what it believes to be set."""
+    """By a method of its connection, and not by SQL."""
 
     class Database(class_of(make_database.kind)):  # type: ignore[misc]
         def _initialize_connection(self, connection: Any) -> None:
