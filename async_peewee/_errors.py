@@ -93,13 +93,21 @@ class PoolTimeout(peewee.OperationalError):
 
     @classmethod
     def of_workers(
-        cls, name: str, seconds: float, size: int, waiting: int, holders: list[str]
+        cls, name: str, seconds: float, size: int, waiting: int, holders: list[str], refusal: object = None
     ) -> PoolTimeout:
-        """Return the error of a call that no worker became free for."""
+        """Return the error of a call that no worker became free for.
+
+        `refusal`: why the pool has fewer workers than it may have.
+        """
+        instead = "Make the blocks shorter or the pool larger (pool_size, ASYNC_PEEWEE_POOL_SIZE)"
+        if refusal is not None:
+            instead = (
+                f"The server takes no further connection ({' '.join(str(refusal).split())}). Make the blocks "
+                "shorter, or have the server allow more connections"
+            )
         return cls(
             f"no worker of {name} became free within {seconds:g} s: pool size {size}, {waiting} waiting, "
-            f"held by: {'; '.join(sorted(holders)) or 'nobody'}. Make the blocks shorter "
-            "or the pool larger (pool_size, ASYNC_PEEWEE_POOL_SIZE)"
+            f"held by: {'; '.join(sorted(holders)) or 'nobody'}. {instead}"
         )
 
     @classmethod
@@ -115,8 +123,9 @@ class PoolTimeout(peewee.OperationalError):
     def of_write_lock(cls, name: str, seconds: float, holder: str) -> PoolTimeout:
         """Return the error of a writer that waited too long for the others."""
         return cls(
-            f"the write lock of {name} did not become free within {seconds:g} s, held by: {holder}. "
-            "A child task is outside its parent's transaction; hand it over with db.share_connection()"
+            f"the write lock of {name} did not become free within {seconds:g} s, held by: {holder}. SQLite "
+            "has one writer at a time: keep the blocks and calls that write short. A child task is outside "
+            "its parent's transaction; hand it over with db.share_connection()"
         )
 
 

@@ -191,21 +191,21 @@ class JobQueue:
         self.leave(job, State.DROPPED)
         job.function = None
 
-    def drop_overdue(self, now: float) -> list[Job]:
-        """Drop and return the jobs whose deadline has passed."""
-        overdue = []
-        while (deadline := self.next_deadline()) is not None and deadline <= now:
-            overdue.append(self._deadlines[0])
-            self.drop(self._deadlines[0])
-        return overdue
+    def first_overdue(self, now: float) -> Job | None:
+        """Return the job that has waited longest if its deadline has passed."""
+        deadline = self.next_deadline()
+        return self._deadlines[0] if deadline is not None and deadline <= now else None
 
     def drop_all(self) -> list[Job]:
         """Drop and return every job that waits."""
-        return self.drop_overdue(float("inf"))
+        dropped = []
+        while (job := self.drop_first()) is not None:
+            dropped.append(job)
+        return dropped
 
     def drop_first(self) -> Job | None:
         """Drop and return the job that has waited longest."""
-        job = self._deadlines[0] if self.next_deadline() is not None else None
+        job = self.first_overdue(float("inf"))
         if job is not None:
             self.drop(job)
         return job

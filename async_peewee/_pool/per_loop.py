@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import peewee
@@ -77,6 +78,12 @@ class PoolPerLoop:
         return [pool for pool in list(self._pools.values()) if not (pool.is_closed or pool.loop.is_closed())]
 
     def stats(self) -> PoolStats:
-        """Return the figures of this loop's pool; without one, all are 0 but the size."""
-        pool = self.find()
-        return PoolStats(pool_size=self.settings.pool_size) if pool is None else pool.stats()
+        """Return the figures of all pools on loops that live, added up; from any thread."""
+        pools = [pool for pool in list(self._pools.values()) if not pool.loop.is_closed()]
+        open_pools = sum(not pool.is_closed for pool in pools)
+        totals = {field.name: 0 for field in fields(PoolStats)}
+        for pool in pools:
+            for name, figure in vars(pool.stats()).items():
+                totals[name] += figure
+        # As many as there may be; where no pool is open, as many as the first use will allow.
+        return PoolStats(**{**totals, "pool_size": self.settings.pool_size * max(1, open_pools)})

@@ -7,6 +7,7 @@ Scheduler under the lock, once, and does outside the lock what that has decided.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -25,6 +26,8 @@ from .scheduler import Actions, Scheduler
 from .threads import WorkerThreads
 from .worker import Worker, WorkerState, current_worker
 
+logger = logging.getLogger("async_peewee")
+
 # How long an outcome may wait for others while its worker goes on to the next job, in
 # seconds: a wake costs as much as a small statement, for the loop's thread and the worker
 # then fight for the interpreter.
@@ -39,7 +42,8 @@ class PoolStats:
     """Say how a pool is: its size, what its workers do now, and what it has done so far.
 
     `pool_size`, `workers`, `idle`, `busy` and `leased` count workers, `waiting` the calls in
-    the queue; `calls`, `cancelled`, `timed_out` and `refused` count calls since it was opened.
+    the queue; `calls`, `cancelled`, `timed_out` and `refused` count calls since it was opened,
+    `failed_connects` attempts to connect that failed.
     """
 
     pool_size: int = 0
@@ -52,6 +56,7 @@ class PoolStats:
     cancelled: int = 0
     timed_out: int = 0
     refused: int = 0
+    failed_connects: int = 0
 
 
 class Replies:
@@ -257,9 +262,17 @@ class WorkerPool:
         """Note that a worker can take jobs; return its first, None if it has to wait for one."""
         return self._tell(self._scheduler.connected, worker).run_now
 
+    def attempt_failed(self, worker: Worker, error: BaseException) -> None:
+        """Note that one attempt of a worker to connect has failed."""
+        self._note_refusal(self._tell(self._scheduler.attempt_failed, worker, error), error)
+
     def connect_failed(self, worker: Worker, error: BaseException) -> None:
         """Note that a worker could not connect, and ends."""
-        self._tell(self._scheduler.connect_failed, worker, error)
+        self._note_refusal(self._tell(self._scheduler.connect_failed, worker, error), error)
+
+    def _note_refusal(self, actions: Actions, error: BaseException) -> None:
+        if actions.is_refused:
+            logger.warning("%s grows no further for now: %s", self.name, " ".join(str(error).split()))
 
     def finished(self, worker: Worker, job: Job) -> Job | None:
         """Note that a job has ended and reply; return the next one for its worker."""
@@ -357,6 +370,7 @@ class WorkerPool:
                 cancelled=scheduler.counts["cancelled"],
                 timed_out=scheduler.counts["timed_out"],
                 refused=scheduler.counts["refused"],
+                failed_connects=scheduler.counts["failed_connects"],
             )
 
 

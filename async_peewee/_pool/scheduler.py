@@ -33,6 +33,9 @@ BATCH = 32
 # workers live: a server that takes no more connections is not to be asked for each call.
 GROWTH_PAUSE = 1.0
 
+# The states of workers that have connected and go on.
+LIVE = (WorkerState.IDLE, WorkerState.BUSY, WorkerState.LEASED)
+
 
 class Actions:
     """What is to be done after one event, outside the lock. Most of it is empty most of the time."""
@@ -63,6 +66,8 @@ class Actions:
     # Whether a job has got the write lock; whether one was dropped.
     is_granted = False
     is_dropped = False
+    # Whether the pool has just learned that it cannot grow.
+    is_refused = False
 
 
 class Scheduler:
@@ -100,6 +105,8 @@ class Scheduler:
         # Why the last attempt to connect failed, and until when none is made.
         self._connect_error: BaseException | None = None
         self._no_growth_until = 0.0
+        # Whether growing has failed, and no worker has connected after the pause: one at a time tries.
+        self._is_refused = False
         self.is_closing = False
         self.calls = 0
         self.counts: Counter[str] = Counter()
@@ -252,11 +259,25 @@ class Scheduler:
     def connected(self, worker: Worker) -> Actions:
         """Note that a worker can take a job; return its first."""
         actions = Actions()
-        self._connect_error = None
+        # Else it began before others failed, and says nothing of what the server takes now.
+        if time.monotonic() >= self._no_growth_until:
+            self._connect_error, self._is_refused = None, False
         if worker.state is WorkerState.COMING:
             self._coming -= 1
             self._settle(worker, actions)
             self._dispatch(actions, worker)
+        return actions
+
+    def attempt_failed(self, worker: Worker, error: BaseException) -> Actions:
+        """Note that an attempt to connect has failed: beside others that live a worker makes no second one.
+
+        It would knock at a server that is full for as long as anybody waits.
+        """
+        actions = Actions()
+        self.counts["failed_connects"] += 1
+        if worker.state is WorkerState.COMING and any(other.state in LIVE for other in self.workers):
+            self._refuse_growth(error, actions)
+            self._stop(worker, actions)
         return actions
 
     def connect_failed(self, worker: Worker, error: BaseException) -> Actions:
@@ -265,10 +286,16 @@ class Scheduler:
         self._connect_error = error
         self._stop(worker, actions)
         if any(other.state is not WorkerState.STOPPING for other in self.workers):
-            self._no_growth_until = time.monotonic() + GROWTH_PAUSE
+            self._refuse_growth(error, actions)
         elif (job := self._queue.drop_first()) is not None:
             actions.refuse += ((job, error),)
         return actions
+
+    def _refuse_growth(self, error: BaseException, actions: Actions) -> None:
+        """Let the pool not grow for a while."""
+        actions.is_refused, self._is_refused = not self._is_refused, True
+        self._connect_error = error
+        self._no_growth_until = time.monotonic() + GROWTH_PAUSE
 
     def finished(
         self, worker: Worker, job: Job, spent: tuple[float, float] | None, lock: WriteLock | None
@@ -479,8 +506,9 @@ class Scheduler:
             return
         if self.workers and time.monotonic() < self._no_growth_until:
             return
-        # One at a time where connecting is computing: it may be done with all before another comes.
-        most = waiting if self._opens_slowly else 1
+        # One at a time where connecting is computing, for it may be done with all before another comes;
+        # and where the server took no more the last time.
+        most = waiting if self._opens_slowly and not self._is_refused else 1
         room = self._settings.pool_size - len(self.workers)
         for _ in range(min(most - self._coming, room)):
             self._numbered += 1
@@ -512,25 +540,37 @@ class Scheduler:
         return actions
 
     def _drop_overdue(self, now: float) -> tuple[tuple[Job, BaseException], ...]:
-        deadline = self._queue.next_deadline()
-        if deadline is None or deadline > now:
-            return ()
-        error = self._timeout_error(now)  # before: it says how many wait
-        overdue = self._queue.drop_overdue(now)
-        self.counts["timed_out"] += len(overdue)
-        return tuple((job, error()) for job in overdue)
+        waiting = self._queue.waiting  # before: the errors say how many wait
+        make_error: Callable[[], BaseException] | None = None
+        refused: list[tuple[Job, BaseException]] = []
+        while (job := self._queue.first_overdue(now)) is not None:
+            if job.state is State.AT_LOCK and job.write_lock is not None:
+                error: BaseException = self._lock_error(job.write_lock, now)
+            else:
+                # Once for all of them: it asks every worker what holds it.
+                make_error = make_error or self._timeout_error(now, waiting)
+                error = make_error()
+            self._queue.drop(job)
+            refused.append((job, error))
+        self.counts["timed_out"] += len(refused)
+        return tuple(refused)
 
-    def _timeout_error(self, now: float) -> Callable[[], BaseException]:
-        """Return what makes the error of a job that has waited too long."""
-        settings, waiting = self._settings, self._queue.waiting
+    def _lock_error(self, lock: WriteLock, now: float) -> PoolTimeout:
+        """Return the error of a job that has waited too long at the write lock, with workers to spare."""
+        return PoolTimeout.of_write_lock(self.name, self._settings.acquire_timeout, lock.describe(now))
+
+    def _timeout_error(self, now: float, waiting: int) -> Callable[[], BaseException]:
+        """Return what makes the error of a job that has waited too long for a worker."""
+        settings = self._settings
         if not any(worker.lease or worker.job for worker in self.workers):
             if self._connect_error is not None:
                 return partial(copy.copy, self._connect_error)
             if self._coming:
                 return lambda: PoolTimeout.of_connecting(self.name, settings.acquire_timeout, waiting)
         holders = [text for worker in self.workers if (text := worker.describe(now))]
+        refusal = self._connect_error if self._is_refused else None
         return lambda: PoolTimeout.of_workers(
-            self.name, settings.acquire_timeout, settings.pool_size, waiting, holders
+            self.name, settings.acquire_timeout, settings.pool_size, waiting, holders, refusal
         )
 
     def _next_watch(self, now: float) -> float | None:

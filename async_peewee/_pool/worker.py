@@ -209,6 +209,7 @@ class Worker:
         self.inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         # The write lock that it holds.
         self.write_lock: WriteLock | None = None
+        self._writes_since = 0.0
         # Whether it runs a statement that Peewee has written.
         self.is_generating = False
         # What is called before a statement that writes, where the job's caller wants to know.
@@ -256,6 +257,10 @@ class Worker:
             self._pool.connect_failed(self, error)
             return False
         return True
+
+    def attempt_failed(self, error: BaseException) -> None:
+        """Note that one attempt to connect has failed; `error` quotes no secret."""
+        self._pool.attempt_failed(self, error)
 
     def _check_wanted(self) -> None:
         if not self._pool.is_wanted(self):
@@ -403,7 +408,8 @@ class Worker:
 
     def _note_write_lock(self, lock: WriteLock) -> None:
         self.write_lock = lock
-        lock.describe = self.describe
+        self._writes_since = time.monotonic()
+        lock.describe = self._describe_write
 
     def release_write_lock(self) -> None:
         """Let the next writer in."""
@@ -420,3 +426,10 @@ class Worker:
         if lease is not None:
             return lease.describe(now)
         return job.label if job is not None else ""
+
+    def _describe_write(self, now: float) -> str:
+        """Say what holds the write lock by this worker, and for how long."""
+        lease, job = self.lease, self.job
+        # The lease's own age is that of its block, which may have begun to write only just now.
+        holder = lease.label if lease is not None else job.label if job is not None else "nobody"
+        return f"{holder} for {now - self._writes_since:.1f} s"

@@ -39,7 +39,7 @@ class WriteLock:
         self._lock = threading.Lock()
         self._held = False
         self._waiting: deque[Waiter] = deque()
-        # Says who holds it, for a message; the holder sets it.
+        # Says who holds it and for how long, for a message; the holder sets it.
         self.describe: Callable[[float], str] = _nobody
 
     @property

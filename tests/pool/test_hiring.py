@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from async_peewee import PoolTimeout
 from async_peewee._pool import scheduler
 from async_peewee._pool.jobs import State
 from async_peewee._pool.worker import Worker
-from tests.fakes import FakeConnection, FakePool, all_running, nothing
+from tests.fakes import FakeConnection, FakePool, all_running, nothing, worker_here
 from tests.support import wait_until
 
 
@@ -23,6 +24,8 @@ class Server:
     def __init__(self, opens_slowly: bool = False) -> None:
         self.opens_slowly = opens_slowly
         self.error: Exception | None = None
+        # Whether a connection makes another attempt while anybody wants it.
+        self.tries_again = False
         self.attempts = 0
         self.answers = threading.Event()
         self.answers.set()
@@ -44,8 +47,12 @@ class Remote(FakeConnection):
             self._server.attempts += 1
             while not self._server.answers.wait(0.01):
                 check()
-            if self._server.error is not None:
-                raise self._server.error
+            while self._server.error is not None:
+                worker_here().attempt_failed(self._server.error)
+                if not self._server.tries_again:
+                    raise self._server.error
+                check()
+                time.sleep(0.01)
         super().ensure_connected(check)
 
 
@@ -124,6 +131,60 @@ async def test_it_tries_to_grow_again_after_a_while(monkeypatch: pytest.MonkeyPa
         server.error = None
         await wait_until(lambda: job.state is State.DONE)
         blocker.end.set()
+
+
+async def test_beside_others_that_live_a_worker_makes_one_attempt(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And after it one worker at a time tries; all of it is counted, and one line says why."""
+    monkeypatch.setattr(scheduler, "GROWTH_PAUSE", 0.05)
+    server = Server(opens_slowly=True)
+    async with FakePool(server.connection, pool_size=5) as fake:
+        blocker = (await all_running(fake, 1))[0]
+        server.error, server.tries_again = ConnectionError("too many"), True
+        jobs = [fake.submit(nothing) for _ in range(4)]
+        seen: list[int] = []
+
+        def has_tried_again() -> bool:
+            seen.append(fake.pool._scheduler._coming)
+            return server.attempts >= 8
+
+        try:
+            await wait_until(lambda: fake.pool.stats().failed_connects >= 4)
+            await wait_until(lambda: fake.pool.stats().failed_connects == server.attempts - 1)
+            await wait_until(has_tried_again)
+        finally:
+            server.error = None
+            blocker.end.set()
+        assert max(seen) <= 1
+        await wait_until(lambda: all(job.state is State.DONE for job in jobs))
+    assert caplog.messages == ["fake grows no further for now: too many"]
+
+
+async def test_where_all_connect_at_once_each_tries_again_until_one_lives() -> None:
+    """So a call is not lost because the first attempts of all of them have failed."""
+    server = Server(opens_slowly=True)
+    async with FakePool(server.connection, pool_size=3) as fake:
+        server.error, server.tries_again = ConnectionError("starting up"), True
+        jobs = [fake.submit(nothing) for _ in range(3)]
+        await wait_until(lambda: fake.pool.stats().failed_connects > 6)
+        assert fake.pool.stats().workers == 3
+        server.error = None
+        await wait_until(lambda: all(job.state is State.DONE for job in jobs))
+
+
+async def test_a_call_that_waits_for_those_there_are_is_told_that_the_server_takes_no_more() -> None:
+    """A larger pool would not help."""
+    server = Server()
+    async with FakePool(server.connection, pool_size=2, acquire_timeout=0.3) as fake:
+        lease = await fake.lease("the block")
+        server.error = ConnectionError("too many\nconnections")
+        with pytest.raises(
+            PoolTimeout, match=r"held by: the block .*no further connection \(too many conn"
+        ) as caught:
+            await fake.run(nothing)
+        assert "larger" not in str(caught.value)
+        await fake.end(lease)
 
 
 @pytest.mark.parametrize("opens_slowly", [True, False])

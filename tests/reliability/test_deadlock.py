@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import threading
 from typing import Any
 
 import anyio
@@ -71,6 +73,54 @@ async def test_a_child_that_waits_for_its_parents_write_lock(make_database: Make
         assert all("held by: atomic() in task 'the parent' for 0." in error for error in errors)
         assert any("share_connection()" in error for error in errors)
         assert [user.name for user in await models.User.select()] == ["parent"]
+
+
+@pytest.mark.parametrize("make_database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("holder", ["a block", "a function", "another loop"])
+async def test_a_wait_for_the_write_lock_says_that_it_is_one(make_database: Maker, holder: str) -> None:
+    """Who writes and for how long, whatever it is; workers are idle, so a larger pool would not help."""
+    async with make_database(pool_size=3, acquire_timeout=0.3) as database:
+        models = Models(database)
+        await database.create_tables(models.all)
+        holds, done = threading.Event(), threading.Event()
+
+        def write_for_long() -> None:
+            with database.atomic():
+                models.User.create(name="first")
+                holds.set()
+                done.wait(10)
+
+        async def write_in_a_block() -> None:
+            async with database.atomic():
+                holds.set()
+                await anyio.to_thread.run_sync(done.wait, 10)
+
+        def write_on_another_loop() -> None:
+            async def main() -> None:
+                await database.run(write_for_long)
+                await database.close()
+
+            anyio.run(main)
+
+        async def hold() -> None:
+            if holder == "a block":
+                await write_in_a_block()
+            elif holder == "a function":
+                await database.run(write_for_long)
+            else:
+                await anyio.to_thread.run_sync(write_on_another_loop)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(hold, name="the writer")
+            await wait_until(holds.is_set)
+            with pytest.raises(PoolTimeout) as caught:
+                await models.User.create(name="second")
+            done.set()
+        message = str(caught.value)
+        assert "the write lock of AsyncSqliteDatabase(" in message
+        expected = "atomic() in task 'the writer'" if holder == "a block" else "db.run("
+        assert re.search(rf"held by: {re.escape(expected)}.* for \d+\.\d s\. SQLite has one writer", message)
+        assert "larger" not in message
 
 
 async def test_a_childs_statements_are_outside_and_a_handed_over_connection_is_inside(
