@@ -32,6 +32,9 @@ class Proxy:
         self.requests.set()
         # New connections are accepted and never answered.
         self.is_deaf = False
+        # So many new connections are let in, where it is set; the others are refused in these words.
+        self.room: int | None = None
+        self.refusal = "no more connections allowed (max_client_conn)"
         # New connections are let in, and then no reply passes until `replies` is set again.
         self.is_mute = False
         threading.Thread(target=self._accept, daemon=True).start()
@@ -67,8 +70,19 @@ class Proxy:
             while True:
                 client, _ = self._listener.accept()
                 self._sockets.append(client)
-                if not self.is_deaf:
+                if self.room == 0:
+                    self._refuse(client)
+                elif not self.is_deaf:
+                    self.room = None if self.room is None else self.room - 1
                     self._join(client, self._connect(), self.is_mute)
+
+    def _refuse(self, client: socket.socket) -> None:
+        """Answer the client's first message as pgbouncer does when it is full."""
+        client.recv(65536)
+        fields = (b"SFATAL", b"VFATAL", b"C08P01", b"M" + self.refusal.encode())
+        body = b"\0".join(fields) + b"\0\0"
+        client.sendall(b"E" + (len(body) + 4).to_bytes(4, "big") + body)
+        self._end(client)
 
     def _connect(self) -> socket.socket:
         upstream = connect_to_postgresql(self._target)

@@ -17,9 +17,11 @@ import peewee
 from .._pool import deadlines
 from .._pool.connection import close_quietly
 from .._pool.deadlines import Deadline
-from .._pool.worker import Worker
+from .._pool.worker import Worker, current_worker
 from .._settings import PoolSettings
 from .connecting import connect_patiently
+from .tls import explain_missing_file
+from .urls import redacted
 
 logger = logging.getLogger("async_peewee")
 
@@ -121,7 +123,7 @@ class WorkerConnection:
     def _connect(self, check: Callable[[], None]) -> None:
         self.state = self._peewee_state.__dict__
         self._version = self._versions.connection
-        connect_patiently(self.database, self._open, self._acquire_timeout, check)
+        connect_patiently(self.database, self._attempt_to_open, self._acquire_timeout, check)
         self.session_changed = self.was_handed_out = False
         lifetime = self._max_lifetime * random.uniform(SHORTEST_LIFE, 1.0)
         self._replace_at = time.monotonic() + lifetime
@@ -135,6 +137,15 @@ class WorkerConnection:
             # attempt would take it for a good one.
             if not self.state["closed"]:
                 self._discard()
+            raise
+
+    def _attempt_to_open(self) -> None:
+        try:
+            self._open()
+        except Exception as error:
+            explain_missing_file(self.database, error)
+            if (worker := current_worker()) is not None and isinstance(error, peewee.PeeweeException):
+                worker.attempt_failed(redacted(error, self.database))
             raise
 
     def begin_set_up(self) -> None:
@@ -180,7 +191,7 @@ class WorkerConnection:
         self.close_cursors()
         if self.is_lost():
             self._discard()
-        elif self.state["transactions"] or self.in_transaction():
+        elif self.state["transactions"] or self.is_in_transaction_for_sure():
             logger.warning("%r: a transaction was left open; it is rolled back", self.database)
             self._roll_back()
         if (self.session_changed or self._session_reset == "always") and not self.state["closed"]:
@@ -366,13 +377,17 @@ class WorkerConnection:
 
     def answers(self) -> bool:
         """Ask the database for a sign of life."""
+        return self.ask() is None
+
+    def ask(self) -> Exception | None:
+        """Ask the database for a sign of life; return the driver's error, None if there is none."""
         try:
             cursor = self.dbapi_connection.cursor()
             cursor.execute("SELECT 1")
             cursor.fetchall()  # some drivers refuse the next statement before it
-        except Exception:
-            return False
-        return True
+        except Exception as error:
+            return error
+        return None
 
     def note_error(self, error: peewee.PeeweeException) -> None:
         """Look whether an error says that the connection is lost, or that another would do better."""
@@ -392,6 +407,14 @@ class WorkerConnection:
     def in_transaction(self) -> bool:
         """Return True while the connection has a transaction open, without a round trip."""
         raise NotImplementedError
+
+    def is_in_transaction_for_sure(self) -> bool:
+        """Return True while a transaction is open, after a round trip where no other way is sure."""
+        return self.in_transaction()
+
+    def farewell(self) -> Exception | None:
+        """Return the error of a connection that is over although nobody was told; None: it is not."""
+        return None
 
     def stream_cursor(self, is_alone: bool) -> Any:
         """Return a cursor that fetches rows as they are asked for.
@@ -434,6 +457,8 @@ class Backend:
     def __init__(self, database: Any, drivers: tuple[ConnectionClass, ...]) -> None:
         self.database = database
         self._drivers = drivers
+        # How many connections there have been.
+        self.opened = 0
 
     def check_target(self, target: Any) -> Any:
         """Return what Peewee's init() is to be given as the database; refuse what is not valid."""
@@ -451,6 +476,10 @@ class Backend:
     def begin_writes(self, *args: Any, **kwargs: Any) -> bool:
         """Return True if a transaction begun so is a writer from its first moment."""
         return False
+
+    def explain(self, error: peewee.PeeweeException) -> str:
+        """Return what there is to add to the message of a statement's error."""
+        return ""
 
     def may_write(self, sql: str) -> bool:
         """Return True if a statement has to take the write lock first."""

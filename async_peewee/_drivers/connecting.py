@@ -15,7 +15,7 @@ from typing import Any
 import peewee
 
 from .codes import number_of, sqlstate_of
-from .urls import _redacted
+from .urls import redacted
 
 # When trying again may help. A code decides where there is one; whatever is not here (a wrong
 # password, a missing database, a certificate that does not fit) is raised at once.
@@ -119,7 +119,7 @@ def connect_patiently(
         except peewee.PeeweeException as error:
             is_hopeless = not is_transient(error) or time.monotonic() + pause > deadline
             if is_hopeless:
-                raise _redacted(error, database) from None
+                raise redacted(error, database) from None
         _sleep(pause, check)
 
 

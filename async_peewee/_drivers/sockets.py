@@ -57,6 +57,21 @@ class SocketConnection(WorkerConnection):
         # of its socket could already be another's.
         return not self.is_lost() and (not self._poll.poll(0) or self.answers_in_time())
 
+    def farewell(self) -> Exception | None:
+        if self.is_lost():
+            return ConnectionError("the connection is closed")
+        # A server that waits for the next statement says nothing, unless it has ended the session
+        # or has a notification: which of them it is a round trip tells.
+        if not self._poll.poll(0):
+            return None
+        error = self.ask()
+        # Else it is about this statement: PostgreSQL refuses any in a transaction that has failed.
+        return error if error is not None and self.has_gone(error) else None
+
+    def has_gone(self, error: Exception) -> bool:
+        """Return True if the connection is lost, as the driver or an error of it says."""
+        return self.is_lost()
+
     def cut(self) -> None:
         if self._socket is None:
             return

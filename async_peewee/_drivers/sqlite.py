@@ -14,6 +14,8 @@ from functools import cache
 from itertools import islice
 from typing import Any
 
+import peewee
+
 from .._errors import PoolTimeout, driver_errors
 from .._pool.connection import close_quietly
 from .._pool.worker import Worker
@@ -258,6 +260,16 @@ class SqliteBackend(Backend):
                 reason or "SQLite refused, as it does where there is no shared memory",
                 mode,
             )
+
+    def explain(self, error: peewee.PeeweeException) -> str:
+        is_shared = "cache=shared" in str(self.database.database)
+        if not self.is_memory or is_shared or self.opened < 2 or "no such table" not in str(error):
+            return ""
+        return (
+            f". {self.database.database} is one database for each event loop and each plain thread, gone "
+            "when that closes it: make the tables in the loop that uses them (await db.create_tables(...)), "
+            "or use a file"
+        )
 
     def begin_writes(self, lock_type: str | None = None) -> bool:
         chosen = lock_type or self.database._lock_type or "DEFERRED"

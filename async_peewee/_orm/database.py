@@ -33,6 +33,7 @@ from .._drivers.backends import backend_of, check_class
 from .._drivers.base import Backend, Versions
 from .._drivers.connecting import add_keepalives, bound_attempts, connect_once
 from .._drivers.statement_profiles import StatementProfiles
+from .._drivers.tls import check_tls_options
 from .._errors import ConfigurationError
 from .._pool.per_loop import PoolPerLoop
 from .._pool.pool import PoolStats
@@ -121,6 +122,7 @@ class AsyncDatabase(Blocks, TypedDatabase):
         if self.connections.pools.all_open():
             raise peewee.InterfaceError("init() while the pool is open; write first: await db.close()")
         target = self.backend.check_target(database)
+        check_tls_options(self, kwargs)
         parameters = add_keepalives(self, target, bound_attempts(self, target, kwargs))
         super().init(target, *args, **parameters)
         self.backend.prepare()
@@ -135,6 +137,7 @@ class AsyncDatabase(Blocks, TypedDatabase):
         of_worker = current_connection(self)
         if of_worker is not None:
             of_worker.begin_set_up()
+        self.backend.opened += 1
         return connection
 
     def _display_name(self) -> str:
@@ -243,12 +246,11 @@ class AsyncDatabase(Blocks, TypedDatabase):
         return super().__enter__()
 
     def stats(self) -> PoolStats:
-        """Return the figures of this event loop's pool; nothing blocks."""
-        return (
-            self.connections.pools.stats()
-            if on_loop_thread()
-            else PoolStats(self.connections.pools.settings.pool_size)
-        )
+        """Return the figures of the pool, the same from every thread; nothing blocks.
+
+        Of several event loops, which have a pool each, the pools are added up.
+        """
+        return self.connections.pools.stats()
 
     # -- running code -----------------------------------------------------------------
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote
 
-from .._drivers.urls import SECRET_NAMES, check_url
+from .._drivers.urls import SECRET_NAMES, address_of, check_url, credentials_of, hosts_of
 from .._errors import ConfigurationError
 from .database import AsyncDatabase, AsyncMySQLDatabase, AsyncPostgresqlDatabase, AsyncSqliteDatabase
 from .playhouse import optional_class
@@ -32,13 +32,24 @@ SCHEMES: dict[str, tuple[Any, dict[str, Any]]] = {
 FILES = ("sqlite", "apsw", "cysqlite", "sqlcipher")
 
 
+# Those of libpq, which tries several servers in turn, and finds a socket in a folder by itself.
+SEVERAL_HOSTS = ("postgres", "postgresql", "psycopg3", "cockroachdb", "crdb")
+
+
+# Those whose drivers take the path of a socket, under another name than that of a host.
+SOCKET_FILES = ("mysql", "mariadb", "mysqlconnector", "mariadbconnector")
+
+
 def connect(url: str, **options: Any) -> AsyncDatabase:
     """Return the asynchronous database of a URL; nothing is opened yet.
 
         playhouse.db_url.connect("sqlite:///app.db")   ->   connect("sqlite:///app.db?pool_size=4")
 
     The query string holds settings of the pool and arguments of the driver; `options` go
-    before it. User and password are percent-decoded. Raises ConfigurationError, without any
+    before it. So whoever writes the URL decides which files the driver reads and which
+    statements it sends: take none from strangers. User, password, host and name are
+    percent-decoded. PostgreSQL takes several hosts, `a:5432,b:5433`, as libpq does; a host
+    that is a path (`%2Frun%2Fmysqld.sock`) is a socket. Raises ConfigurationError, without any
     part of the URL, for one that is not valid, and ImportError if the driver is not installed.
     """
     scheme = _scheme_of(url)
@@ -69,17 +80,35 @@ def _parse(url: str, scheme: str) -> dict[str, Any]:
     # Imported here: it imports every driver that is installed.
     from playhouse.db_url import parse
 
+    address = address_of(url)
     if scheme not in FILES:
         check_url(url, scheme)
-    elif urlsplit(url).netloc or "#" in url:
+    elif address or "#" in url:
         raise ConfigurationError(f"the database URL is not valid for a file; write {_example(scheme)}")
-    try:
-        arguments = parse(url, unquote_password=True, unquote_user=True)
-    except ValueError:  # whose text quotes the URL
-        raise ConfigurationError(f"the database URL is not valid; write {_example(scheme)}") from None
+    # Without the address, of which Python and Peewee know one form only.
+    path, _, query = url.partition("://")[2][len(address) :].partition("?")
+    arguments = parse(f"{scheme}://{path}?{query}")
+    if "database" not in dict(parse_qsl(query)):
+        arguments["database"] = unquote(arguments["database"])
     # Peewee makes numbers of what looks like one; a secret stays what it is.
-    secrets = {key: value for key, value in parse_qsl(urlsplit(url).query) if key in SECRET_NAMES}
-    return {**arguments, **secrets}
+    secrets = {key: value for key, value in parse_qsl(query) if key in SECRET_NAMES}
+    return {**_parse_address(url, scheme), **arguments, **secrets}
+
+
+def _parse_address(url: str, scheme: str) -> dict[str, Any]:
+    """Return user, password, host and port, as far as they are in the URL."""
+    user, password = map(unquote, credentials_of(url))
+    hosts, ports = zip(*hosts_of(url), strict=True)
+    given: dict[str, Any] = {"user": user, "passwd" if scheme == "mysql" else "password": password}
+    if len(hosts) > 1:
+        if scheme not in SEVERAL_HOSTS:
+            raise ConfigurationError(f"the database URL has several hosts in it; {scheme}:// takes one")
+        # As libpq takes them; an empty port is the default one.
+        given.update(host=",".join(hosts), port=",".join(ports) if any(ports) else "")
+    else:
+        is_socket = scheme in SOCKET_FILES and hosts[0].startswith("/")
+        given.update({"unix_socket" if is_socket else "host": hosts[0], "port": int(ports[0] or 0)})
+    return {key: value for key, value in given.items() if value}
 
 
 def _example(scheme: str) -> str:

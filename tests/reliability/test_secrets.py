@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from typing import Any
+from urllib.parse import quote
 
 import peewee
 import pytest
 
 from async_peewee import AsyncMySQLDatabase, AsyncPostgresqlDatabase, ConfigurationError
+from async_peewee._drivers.urls import redacted
 
 PASSWORD = "s3cr3t%zz/p@ss"
 PIECES = ("s3cr3t", "p@ss", "zz/p")
@@ -39,6 +41,39 @@ def test_a_url_with_encoded_characters_is_taken() -> None:
     database = AsyncPostgresqlDatabase(url)
     assert "s3cr3t" not in repr(database)
     assert database.database.startswith("postgresql://")
+
+
+HIDDEN = {
+    "password=kit host=h": "password=*** host=h",
+    "{'passwd': 'kit', 'user': 'kit_10'}": "{'passwd': '***', 'user': 'kit_10'}",
+    "postgresql://kit_10:kit@kit.org/kit_10": "postgresql://kit_10:***@kit.org/kit_10",
+    'too many connections for role "kit_10"': 'too many connections for role "kit_10"',
+    'invalid port number: "kit"': 'invalid port number: "***"',
+    "no kit of kit-10 is in toolkit.py": "no kit of kit-10 is in toolkit.py",
+}
+
+
+@pytest.mark.parametrize("text", HIDDEN)
+def test_a_password_is_hidden_where_it_stands_as_one(text: str) -> None:
+    """And no word that is equal to it, or begins like it."""
+    database = AsyncPostgresqlDatabase("name", user="kit_10", password="kit")
+    assert str(redacted(peewee.OperationalError(text), database)) == HIDDEN[text]
+
+
+@pytest.mark.parametrize("secret", ["s3cr3t", "p@ss word", "#1.2", "a.b-c"])
+@pytest.mark.parametrize("text", ["tried {0}.", "({0})", "x={0},y", "a '{0}' b", "u:{0}@h", "{0}"])
+def test_a_password_that_is_no_ordinary_word_is_hidden_anywhere(secret: str, text: str) -> None:
+    """Also without quotation marks, as argument, in a URL and in a DSN, and its number stays beside it."""
+    encoded = quote(secret, safe="")
+    databases = [
+        AsyncPostgresqlDatabase("name", password=secret),
+        AsyncPostgresqlDatabase(f"postgresql://user:{encoded}@host/name"),
+        AsyncPostgresqlDatabase(f"postgresql://user@host/name?password={encoded}"),
+    ]
+    for database in databases:
+        for shown in (secret, encoded):
+            error = redacted(peewee.OperationalError(2003, text.format(shown)), database)
+            assert error.args == (2003, text.format("***"))
 
 
 async def test_a_failing_connect_says_no_password(
