@@ -31,8 +31,9 @@ MYSQL_HARMLESS = re.compile(
 )
 
 
-# What all drivers say when the server has gone away, or the connection in the middle of a query.
-GONE = (2006, 2013, 2055)
+# What all drivers say when the server has gone away, or the connection in the middle of a query; and
+# the server's own word that it has ended the session: killed, or idle for too long.
+GONE = (2006, 2013, 2055, 1927, 4031)
 
 
 # What a server says that takes no writes any more, is no part of its cluster, or sends its clients away.
@@ -41,6 +42,11 @@ CHANGED = (1047, 1053, 1290, 1792, 1836, 1874, 1927, 3032, 4031)
 
 # What the server says when it has rolled back the whole transaction: a deadlock.
 ROLLED_BACK = (1213,)
+
+
+# What it says when it may have: a record that has changed since the snapshot was taken (MariaDB's
+# innodb_snapshot_isolation), a wait for a lock that was too long (innodb_rollback_on_timeout).
+PERHAPS_ROLLED_BACK = (1020, 1205)
 
 
 # What tells a session from one of the same id at another server, or at the same one before or after:
@@ -102,16 +108,26 @@ class MySQLConnection(SocketConnection):
         own = getattr(connection, "fileno", None)
         return int(own() if own is not None else connection._sock.fileno())
 
-    def note_error(self, error: peewee.PeeweeException) -> None:
+    def has_gone(self, error: Exception) -> bool:
         # mysqlclient goes on to call a connection open that has gone away.
         self._note_number(error)
-        if number_of(error) in CHANGED:
-            self.replace_later()
-        # No status comes with an error, so what the last answer said is not true any more.
-        self.dead = self.dead or (number_of(error) in ROLLED_BACK and bool(self.state["transactions"]))
+        return self.is_lost()
 
     def _note_number(self, error: BaseException) -> None:
         self._has_gone = self._has_gone or number_of(error) in GONE
+
+    def note_error(self, error: peewee.PeeweeException) -> None:
+        code = number_of(error)
+        self._note_number(error)
+        if code in CHANGED:
+            self.replace_later()
+        # No status comes with an error, so what the last answer said is not true any more.
+        if self.state["transactions"] and not self.dead:
+            self.dead = code in ROLLED_BACK or (
+                code in PERHAPS_ROLLED_BACK
+                and self.in_transaction()
+                and not self.is_in_transaction_for_sure()
+            )
 
     def is_lost(self) -> bool:
         return self._has_gone or not getattr(self.dbapi_connection, "open", True)
@@ -124,6 +140,14 @@ class MySQLConnection(SocketConnection):
         if self.state["closed"] or self.is_lost():
             return False
         return self.is_in_transaction()
+
+    def is_in_transaction_for_sure(self) -> bool:
+        # No status comes with an error, so that of the last answer may be of a transaction which the
+        # server has rolled back since. The answer to this one has it, unlike that to a SELECT.
+        if self.in_transaction():
+            with contextlib.suppress(Exception):
+                self.dbapi_connection.cursor().execute("DO 0")
+        return self.in_transaction()
 
     def has_lost_transaction(self) -> bool:
         # CREATE TABLE and the like commit, and the block goes on without a transaction, as in

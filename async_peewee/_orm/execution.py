@@ -148,7 +148,11 @@ class Execution:
     def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any:
         worker = worker_of(self)
         if worker is None:
-            return super()._execute_cursor(sql, params, **options)  # type: ignore[misc]
+            try:
+                return super()._execute_cursor(sql, params, **options)  # type: ignore[misc]
+            except peewee.PeeweeException as error:
+                self._explain(error)
+                raise
         if sql.startswith("ROLLBACK"):
             return self._roll_back(worker, partial(super()._execute_cursor, sql, params))  # type: ignore[misc]
         if worker.on_write is not None and statement_changes_rows(sql):
@@ -166,7 +170,14 @@ class Execution:
                 raise _explain_loss(error, worker, "a statement") from error
             # It may have taken the transaction with it, and the function that runs go on.
             worker.connection.check_transaction()
+            self._explain(error)
             raise
+
+    def _explain(self, error: peewee.PeeweeException) -> None:
+        """Raise the error with what the database cannot know of it, where there is more to say."""
+        more = self.backend.explain(error)
+        if more:
+            raise type(error)(getattr(error, "orig", error), f"{error}{more}") from error
 
     def _begin_statement(self, worker: Worker, statement: StatementProfile) -> None:
         """Refuse a statement of a job that was cancelled or whose transaction is dead."""
@@ -207,6 +218,7 @@ class Execution:
         if worker is None:
             super().commit()  # type: ignore[misc]
             return
+        _check_before_commit(worker)
         with worker.committing():
             try:
                 self._control("COMMIT", super().commit)  # type: ignore[misc]
@@ -247,6 +259,20 @@ def _is_lost(worker: Worker, error: peewee.PeeweeException) -> bool:
     connection: Any = worker.connection
     connection.note_error(error)
     return not connection.state["closed"] and connection.is_lost()
+
+
+def _check_before_commit(worker: Worker) -> None:
+    """Raise instead of sending COMMIT over a connection that the server has ended.
+
+    The answer to a COMMIT that was sent could not tell whether it had come in time.
+    """
+    connection: Any = worker.connection
+    error = None if connection.state["closed"] else connection.farewell()
+    if error is not None:
+        raise peewee.OperationalError(
+            "the connection was lost before COMMIT was sent: the database rolls the transaction back, and "
+            f"nothing of it is committed ({error})"
+        ) from error
 
 
 def _explain_loss(error: Exception, worker: Worker, what: str) -> peewee.OperationalError:

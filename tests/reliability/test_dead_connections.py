@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -93,12 +94,80 @@ async def test_killed_in_a_block_further_statements_are_refused(models: Models, 
 
 @on_servers
 async def test_killed_before_commit_the_error_says_so(models: Models, make_database: Maker) -> None:
-    """Not "connection already closed", but that COMMIT got no answer."""
-    with pytest.raises(peewee.OperationalError, match="lost during COMMIT.*unknown"):
+    """The server has said it, and no COMMIT is sent: its outcome is not unknown."""
+    with pytest.raises(peewee.OperationalError, match="before COMMIT was sent.*nothing of it is") as caught:
         async with models.database.atomic():
             await models.User.create(name="lost")
             kill_all(make_database)
+    assert "unknown" not in str(caught.value)
     assert await models.User.select().count() == 0
+    assert models.database.stats().leased == 0
+
+
+@on_servers
+async def test_a_function_that_ignores_the_loss_hears_of_it_at_commit(
+    models: Models, make_database: Maker
+) -> None:
+    """The driver knows already: nothing is sent, and nothing is unknown."""
+
+    def work() -> None:
+        with models.database.atomic():
+            models.User.create(name="lost")
+            kill_all(make_database)
+            with contextlib.suppress(peewee.PeeweeException):
+                models.User.select().count()
+
+    with pytest.raises(peewee.OperationalError, match="already rolled back|before COMMIT was sent"):
+        await models.database.run(work)
+    assert await models.User.select().count() == 0
+
+
+# The session's own bounds: PostgreSQL's on a block that does nothing, MySQL's on any connection.
+IDLE = {
+    "mysql": "SET SESSION wait_timeout = 1",
+    "postgresql": "SET idle_in_transaction_session_timeout = 100",
+}
+
+
+@on_servers
+async def test_a_session_that_idled_for_too_long_is_not_committed(make_database: Maker) -> None:
+    """Nobody has killed it; the server ends it by itself, in the middle of a block."""
+    server: Any = make_database.server
+    async with make_database(pool_size=1) as database:
+        models = Models(database)
+        await database.create_tables(models.all)
+        with pytest.raises(peewee.OperationalError, match="before COMMIT was sent"):
+            async with database.atomic():
+                await database.execute_sql(IDLE[make_database.family])
+                await models.User.create(name="lost")
+                await wait_until(lambda: not server.backends())
+        assert await models.User.select().count() == 0
+
+
+class Readable:
+    """A poll that always finds something to read, as when the server has sent a notice."""
+
+    def poll(self, timeout: float) -> list[int]:
+        return [1]
+
+
+@on_servers
+@pytest.mark.parametrize("fails", [False, True])
+async def test_something_to_read_before_commit_is_no_farewell(
+    models: Models, make_database: Maker, fails: bool
+) -> None:
+    """The block is committed; one whose transaction has failed is rolled back by PostgreSQL, as in Peewee."""
+    database = models.database
+    async with database.atomic():
+        await models.User.create(name="kept")
+        if fails:
+            with pytest.raises(peewee.IntegrityError):
+                await models.User.create(name="kept")
+        (holder,) = [worker for worker in database.connections.pools.get()._scheduler.workers if worker.lease]
+        poll, holder.connection._poll = holder.connection._poll, Readable()
+    holder.connection._poll = poll
+    is_undone = fails and make_database.family == "postgresql"
+    assert await models.User.select().count() == (0 if is_undone else 1)
 
 
 @on_servers
