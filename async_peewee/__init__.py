@@ -25,6 +25,7 @@ from ._orm.queries import AsyncManyToManyQuery as AsyncManyToManyQuery
 from ._orm.queries import AsyncModelSelect as AsyncModelSelect
 from ._orm.queries import AsyncTable as AsyncTable
 from ._orm.queries import prefetch as prefetch
+from ._orm.shortcuts import model_to_dict as model_to_dict
 from ._orm.urls import connect as connect
 from ._pool.pool import PoolStats as PoolStats
 from ._typing.results import Rows as Rows
@@ -63,6 +64,7 @@ __all__ = [
     "aio",
     "blocking",
     "connect",
+    "model_to_dict",
     "prefetch",
 ]
 

@@ -24,7 +24,14 @@ import anyio
 import peewee
 import pytest
 
-from async_peewee import AsyncSqliteDatabase, BlockingCallError, PendingCall, aio
+from async_peewee import (
+    AsyncDatabaseProxy,
+    AsyncModel,
+    AsyncSqliteDatabase,
+    BlockingCallError,
+    PendingCall,
+    aio,
+)
 from tests.support import Models, in_thread, on_asyncio, on_trio
 
 tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
@@ -438,3 +445,50 @@ async def test_aio_of_a_function_wants_to_know_the_database(tmp_path: Path) -> N
             await aio(work)
         async with a.connection_context():
             assert "a.db" in (await aio(work))[1]
+
+
+def thread_of(*args: Any, **kwargs: Any) -> str:
+    """Return the name of the thread, whatever is given."""
+    return threading.current_thread().name
+
+
+async def test_aio_of_a_function_takes_the_database_of_its_arguments(tmp_path: Path) -> None:
+    """Of a model, instance, query, table or database; by name or in a partial; a block goes before."""
+    async with AsyncSqliteDatabase(tmp_path / "a.db") as a, AsyncSqliteDatabase(tmp_path / "b.db") as b:
+        proxy = AsyncDatabaseProxy()
+        proxy.initialize(b)
+        User = Models(b).User
+        own = [b, proxy, User, User(name="x"), User.select(), User.raw("SELECT 1"), User._meta.table]
+        for thing in own:
+            assert "b.db" in await aio(thread_of, 1, thing)
+            assert "b.db" in await aio(thread_of, given=thing)
+            assert "b.db" in await aio(partial(thread_of, thing), 1)
+        for things in ([1, "b", None], [a, User], [[User]]):
+            with pytest.raises(peewee.InterfaceError, match="cannot tell which of"):
+                await aio(thread_of, *things)
+        async with a.connection_context():
+            assert "a.db" in await aio(thread_of, User)
+            async with b.connection_context():
+                assert "b.db" in await aio(thread_of, User)
+
+
+async def test_aio_of_a_method_takes_the_database_of_its_object(tmp_path: Path) -> None:
+    """A plain method of a model or an instance, whatever its arguments are and in whichever block."""
+    async with AsyncSqliteDatabase(tmp_path / "a.db") as a, AsyncSqliteDatabase(tmp_path / "b.db") as b:
+
+        class Item(AsyncModel):
+            def thread(self, *_: Any) -> str:
+                return thread_of()
+
+            @classmethod
+            def of_all(cls) -> str:
+                return thread_of()
+
+            class Meta:
+                database = b
+
+        await Item.create_table()
+        async with a.connection_context():
+            for method in (Item().thread, Item.of_all, partial(Item().thread, a)):
+                assert "b.db" in await aio(method)
+            assert await aio(Item.select().count) == 0

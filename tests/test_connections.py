@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import peewee
 import pytest
 
 from async_peewee import AsyncSqliteDatabase, TransactionFinished, aio
-from tests.support import Maker, Models, on_asyncio, slow_sql, wait_until
+from tests.support import Maker, Models, in_thread, on_asyncio, slow_sql, wait_until
 
 
 async def test_a_child_task_is_outside_its_parents_transaction(make_database: Maker) -> None:
@@ -181,6 +182,109 @@ async def test_autoconnect_off_wants_an_explicit_connect(tmp_path: Path) -> None
     await database.connect()
     await database.execute_sql("SELECT 1")
     await database.close()
+
+
+NO_TABLE = "no such table: users"
+
+
+def test_a_missing_table_of_a_memory_that_is_elsewhere_says_so() -> None:
+    """Made before the loop ran, in another loop, or before close(): the words name it, the class stays."""
+    database = AsyncSqliteDatabase(":memory:")
+    User = Models(database).User
+
+    async def look() -> None:
+        with pytest.raises(peewee.OperationalError) as caught:
+            await User.select()
+        words.append(str(caught.value))
+
+    words: list[str] = []
+    asyncio.run(look())
+    assert words == [NO_TABLE]  # there has been no other
+    database.create_tables([User])
+    asyncio.run(look())
+    anyio.run(look)
+    database.close()
+    with pytest.raises(peewee.OperationalError, match="one database for each event loop") as caught:
+        list(User.select())
+    for text in (*words[1:], str(caught.value)):
+        assert text.startswith(f"{NO_TABLE}. :memory: is one database for each event loop and each plain")
+    with pytest.raises(peewee.OperationalError, match="^no such column: absent$"):
+        database.execute_sql("SELECT absent")
+    database.close()
+
+
+def test_a_missing_table_of_a_file_or_of_a_shared_memory_is_missing(tmp_path: Path) -> None:
+    """Peewee's own words: there is one database, however many connections there have been."""
+    for name in (str(tmp_path / "a.db"), "file:kit?mode=memory&cache=shared"):
+        database = AsyncSqliteDatabase(name, uri=name.startswith("file:"))
+        for _ in range(2):
+            with pytest.raises(peewee.OperationalError, match="^no such table: absent$"):
+                database.execute_sql("SELECT 1 FROM absent")
+            database.close()
+
+
+async def test_a_visitor_opens_and_closes_a_connection_as_in_peewee(tmp_path: Path) -> None:
+    """connection_context() and `with db` in a function on a worker of another database, nested too."""
+    async with AsyncSqliteDatabase(tmp_path / "a.db") as home, AsyncSqliteDatabase(tmp_path / "b.db") as db:
+        models = Models(db)
+        await db.create_tables(models.all)
+
+        def visit() -> list[Any]:
+            seen: list[Any] = []
+            with db.connection_context():
+                seen.append((db.is_closed(), models.User.select().count()))
+                with db.connection_context():
+                    pass
+                seen.append(db.is_closed())
+            seen.append(db.is_closed())
+            with db:
+                models.User.create(name="kept")
+                seen.append((db.is_closed(), db.transaction_depth()))
+            with pytest.raises(KeyError), db:
+                models.User.create(name="undone")
+                raise KeyError
+            seen.append(db.is_closed())
+            return seen
+
+        for number in range(2):
+            assert await home.run(visit) == [(False, number), False, True, (False, 1), True]
+            await models.User.update(name=f"kept {number}").where(models.User.name == "kept")
+        assert await models.User.select().count() == 2
+        assert (db.stats().leased, db.stats().busy) == (0, 0)
+
+
+async def test_stats_are_the_same_from_every_thread(tmp_path: Path) -> None:
+    """On the loop, on a plain thread, on a worker of its own and of another database; so is repr()."""
+    async with (
+        AsyncSqliteDatabase(tmp_path / "a.db", pool_size=3) as db,
+        AsyncSqliteDatabase(":memory:") as other,
+        db.connection_context(),
+    ):
+        on_loop, shown = db.stats(), repr(db)
+        assert (on_loop.pool_size, on_loop.workers, on_loop.leased, on_loop.calls) == (3, 1, 1, 3)
+        assert await in_thread(db.stats) == on_loop
+        assert await in_thread(repr, db) == shown
+        assert await other.run(db.stats) == on_loop
+        assert await other.run(repr, db) == shown
+        on_worker = await db.run(db.stats)
+        assert (on_worker.workers, on_worker.leased, on_worker.busy) == (1, 1, 1)
+
+
+async def test_stats_of_several_loops_are_added_up(tmp_path: Path) -> None:
+    """Whoever asks; a loop that is over does not count."""
+    async with AsyncSqliteDatabase(tmp_path / "a.db", pool_size=3) as db:
+        await db.execute_sql("SELECT 1")
+        seen: list[Any] = []
+
+        async def elsewhere() -> None:
+            await db.execute_sql("SELECT 1")
+            seen.append(await anyio.to_thread.run_sync(db.stats))
+            seen.append(db.stats())
+
+        await in_thread(anyio.run, elsewhere)
+        assert seen[0] == seen[1]
+        assert (seen[0].pool_size, seen[0].workers, seen[0].idle) == (6, 2, 2)
+        assert (db.stats().pool_size, db.stats().workers) == (3, 1)
 
 
 async def test_memory_is_one_worker_and_one_database(anyio_backend: Any) -> None:

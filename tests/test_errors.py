@@ -21,7 +21,7 @@ PUBLIC_NAMES = """
     AsyncDatabase AsyncDatabaseProxy AsyncManyToManyQuery AsyncModel AsyncModelSelect AsyncMySQLDatabase
     AsyncPostgresqlDatabase AsyncSqliteDatabase AsyncTable BlockingCallError ConfigurationError
     OutsideTransactionWarning PendingCall PoolClosed PoolFull PoolStats PoolTimeout Rows SharedConnection
-    TransactionFinished aio blocking connect prefetch
+    TransactionFinished aio blocking connect model_to_dict prefetch
 """.split()
 
 

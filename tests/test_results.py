@@ -64,6 +64,7 @@ def test_a_buffered_cursor_reads_like_the_real_one(connection: sqlite3.Connectio
     assert cursor.fetchmany() == [(1,)]
     assert cursor.fetchmany(3) == [(2,), (3,), (4,)]
     assert next(iter(cursor)) == (5,)
+    assert (next(cursor), list(cursor), next(cursor, "none")) == ((6,), [(7,), (8,), (9,)], "none")
     cursor.close()
     rest = BufferedCursor(connection.execute("SELECT i FROM n WHERE i > 7 ORDER BY i"))
     assert (rest.fetchmany(99), rest.fetchmany(99)) == ([(8,), (9,)], [])
@@ -151,6 +152,16 @@ def test_detached_defers_the_call() -> None:
 
 
 # -- nothing lazy leaves a worker -----------------------------------------------------
+
+
+async def test_next_of_a_raw_cursor(models: Models) -> None:
+    """As of a driver's own, on the loop's thread: a row at a time, and what is left afterwards."""
+    await models.User.insert_many([{"name": name} for name in "abc"]).execute()
+    cursor = await models.database.execute_sql("SELECT name FROM users ORDER BY name")
+    assert next(cursor) == ("a",)
+    assert [row for (row,) in cursor] == ["b", "c"]
+    with pytest.raises(StopIteration):
+        next(cursor)
 
 
 async def test_results_of_run_need_no_connection(models: Models) -> None:

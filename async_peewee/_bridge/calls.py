@@ -238,10 +238,12 @@ def aio(value: Any, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
 
     A pending call or other awaitable is awaited; a query is executed; a callable is called
     on a worker with the arguments, inside the task's transaction if there is one; any other
-    value is the result itself. Being a real coroutine, it fits asyncio.create_task() and
-    nursery.start_soon(aio, ...). Raises what the call raises, and InterfaceError if it
-    cannot tell on which database's worker a callable should run. Cancellation is that of
-    the call inside.
+    value is the result itself. Of several open databases a callable runs on that of the object
+    whose method it is, else on the one whose block the task is in, else on that of a model,
+    instance, query or database among its arguments. Being a real coroutine, it fits
+    asyncio.create_task() and nursery.start_soon(aio, ...). Raises what the call raises, and
+    InterfaceError if it cannot tell on which database's worker a callable should run.
+    Cancellation is that of the call inside.
     """
     return _settle(_pending(value, args, kwargs))
 
@@ -257,7 +259,8 @@ def _pending(value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return value(*args, **kwargs)
     if callable(value) and not isinstance(value, type):
         name = f"aio({name_of(value)})"
-        return call_on_worker(name, connections_for_function(), detached(value, *args, **kwargs))
+        connections = connections_for_function(value, args, kwargs)
+        return call_on_worker(name, connections, detached(value, *args, **kwargs))
     return value
 
 

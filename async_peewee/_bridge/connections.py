@@ -11,6 +11,7 @@ import inspect
 import logging
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import Any, ClassVar
 
@@ -348,22 +349,45 @@ async def _outcome(job: Job) -> Any:
 # -- which database a call is for -------------------------------------------------------
 
 
-def connections_for_function() -> Connections:
-    """Choose the database on whose worker a plain function runs, for aio(function).
+def connections_for_function(
+    function: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+) -> Connections:
+    """Choose the database on whose worker a plain function runs, for aio(function, ...).
 
-    The one whose connection the task holds, else the only one open on this loop, else the
-    only one there is.
+    That of the object whose method it is, else the one whose connection the task holds, else that
+    of its arguments, else the only one open on this loop, else the only one there is.
     """
+    if isinstance(function, partial):
+        merged = {**function.keywords, **(kwargs or {})}
+        return connections_for_function(function.func, (*function.args, *args), merged)
+    own = _connections_about(getattr(function, "__self__", None))
+    if own is not None:
+        return own
     everyone = list(Connections.known)
     held = [connections for connections in everyone if connections.current() is not None]
+    if len(held) == 1:
+        return held[0]
+    given = {_connections_about(argument) for argument in (*args, *(kwargs or {}).values())} - {None}
     is_open = [c for c in everyone if (pool := c.pools.find()) is not None and not pool.is_closed]
-    for candidates in (held, is_open, everyone):
-        if len(candidates) == 1:
-            return candidates[0]
+    for candidates in (given, is_open, everyone):
+        if len(candidates) == 1 and (found := next(iter(candidates))) is not None:
+            return found
     raise peewee.InterfaceError(
         f"aio(function) cannot tell which of {len(everyone)} databases is meant; "
         "write: await db.run(function, ...)"
     )
+
+
+def _connections_about(thing: Any) -> Connections | None:
+    """Return the connections of a model, an instance, a query or a database; None for anything else."""
+    if isinstance(thing, peewee.Model) or (isinstance(thing, type) and issubclass(thing, peewee.Model)):
+        thing = thing._meta.database
+    elif isinstance(thing, (peewee.BaseQuery, peewee.Table)):
+        thing = vars(thing)["_database"]
+    if isinstance(thing, peewee.Proxy):
+        thing = thing.obj
+    connections = getattr(thing, "connections", None) if isinstance(thing, peewee.Database) else None
+    return connections if isinstance(connections, Connections) else None
 
 
 def connections_of(database: Any) -> Connections:

@@ -83,7 +83,13 @@ class BufferedCursor:
         self._position -= count
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.fetchall())
+        return self
+
+    def __next__(self) -> Any:
+        row = self.fetchone()
+        if row is None:
+            raise StopIteration
+        return row
 
     def close(self) -> None:
         """Do nothing: the real cursor was closed on its worker."""

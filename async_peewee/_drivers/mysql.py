@@ -145,7 +145,7 @@ class MySQLConnection(SocketConnection):
         # No status comes with an error, so that of the last answer may be of a transaction which the
         # server has rolled back since. The answer to this one has it, unlike that to a SELECT.
         if self.in_transaction():
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception), self.within_grace("the question whether it answers"):
                 self.dbapi_connection.cursor().execute("DO 0")
         return self.in_transaction()
 

@@ -64,7 +64,8 @@ class SocketConnection(WorkerConnection):
         # or has a notification: which of them it is a round trip tells.
         if not self._poll.poll(0):
             return None
-        error = self.ask()
+        with self.within_grace("the question whether it answers"):
+            error = self.ask()
         # Else it is about this statement: PostgreSQL refuses any in a transaction that has failed.
         return error if error is not None and self.has_gone(error) else None
 

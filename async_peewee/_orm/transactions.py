@@ -27,7 +27,6 @@ from .._bridge.entries import Entry, OutsideCall, open_blocks
 from .._bridge.places import current_connection, guard, on_loop_thread, refuse_loop_on_worker
 from .._errors import PoolClosed, TransactionFinished
 from .._eventloops import current_task, running_key
-from .._pool.worker import current_worker
 from .._typing.results import DualValue, Self
 
 F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
@@ -346,7 +345,10 @@ class AsyncManualCommit(Block, peewee._manual):
 
 
 class AsyncConnectionContext(Block, peewee.ConnectionContext):
-    """Hold one connection for a while. A worker keeps its connection, so leaving closes nothing."""
+    """Hold one connection for a while.
+
+    A worker of the database keeps its connection, so leaving closes nothing there.
+    """
 
     spelling = "connection_context"
     is_transaction = False
@@ -355,10 +357,10 @@ class AsyncConnectionContext(Block, peewee.ConnectionContext):
         self.db = db
 
     def enter(self) -> Any:
-        return super().enter() if current_worker() is None else None
+        return super().enter() if current_connection(self.db) is None else None
 
     def leave(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
-        if current_worker() is None:
+        if current_connection(self.db) is None:
             super().leave(kind, error)
 
 

@@ -14,6 +14,7 @@ from playhouse.shortcuts import (
     update_model_from_dict,
 )
 
+import async_peewee
 from async_peewee import AsyncModel, BlockingCallError, prefetch
 from tests.support import Models, queries_of
 
@@ -31,6 +32,30 @@ async def test_model_to_dict_with_relations(people: Models) -> None:
         "text": "meow",
         "user": {"name": "Huey"},
     }
+
+
+async def test_model_to_dict_is_awaited(people: Models) -> None:
+    """As async_peewee exports it: one call, inside the task's block; on a worker playhouse's own."""
+    db, User, Tweet = people.database, people.User, people.Tweet
+    tweet = await Tweet.get()
+    tweets = [{"id": 1, "text": "meow"}, {"id": 2, "text": "purr"}]
+    assert await async_peewee.model_to_dict(await User.get(), backrefs=True) == {**HUEY, "tweets": tweets}
+    assert await async_peewee.model_to_dict(tweet, False) == {"id": 1, "user": 1, "text": "meow"}
+    assert tweet.__rel__ == {}
+    async with db.atomic() as transaction:
+        await User.update(name="Huey!").execute()
+        assert await async_peewee.model_to_dict(tweet) == {
+            "id": 1,
+            "user": {**HUEY, "name": "Huey!"},
+            "text": "meow",
+        }
+        assert tweet.user.name == "Huey!"  # what it has loaded stays
+        await transaction.rollback()
+    assert await db.run(async_peewee.model_to_dict, await Tweet.get()) == model_to_dict(tweet) | {
+        "user": HUEY
+    }
+    with pytest.warns(RuntimeWarning, match=r"await model_to_dict\(Tweet\)"):
+        async_peewee.model_to_dict(tweet)
 
 
 async def test_model_to_dict_of_what_is_loaded(people: Models) -> None:

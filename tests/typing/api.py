@@ -14,7 +14,7 @@ import peewee
 from peewee import fn
 from typing_extensions import assert_type
 
-from async_peewee import AsyncModelSelect, AsyncTable, Rows, aio, prefetch
+from async_peewee import AsyncModelSelect, AsyncTable, Rows, aio, model_to_dict, prefetch
 from tests.typing.schema import Group, Tweet, User, db
 
 # --- models ----------------------------------------------------------------------------
@@ -154,6 +154,7 @@ async def composed() -> None:
     assert_type(await alias.select().where(alias.name == "Huey"), Rows[User])
     assert_type(await prefetch(User.select(), Tweet, Group.select()), list[User])
     assert_type(await User.select().prefetch(Tweet), list[User])
+    assert_type(await model_to_dict(User(name="Huey"), backrefs=True), dict[str, Any])
     assert_type(await first.create_table("copy"), None)
 
 

@@ -8,7 +8,15 @@ a row is not to it: calls.py has what it reports.
 
 from __future__ import annotations
 
-from async_peewee import AsyncDatabaseProxy, AsyncModel, AsyncSqliteDatabase, aio, blocking, prefetch
+from async_peewee import (
+    AsyncDatabaseProxy,
+    AsyncModel,
+    AsyncSqliteDatabase,
+    aio,
+    blocking,
+    model_to_dict,
+    prefetch,
+)
 
 db = AsyncSqliteDatabase("app.db")
 proxy = AsyncDatabaseProxy()
@@ -57,6 +65,7 @@ async def forgotten(user: User) -> None:
     User.delete().execute()  # type: ignore[unused-awaitable]
     User.insert(name="Huey").execute()  # type: ignore[unused-awaitable]
     prefetch(User.select())  # type: ignore[unused-awaitable]
+    model_to_dict(User())  # type: ignore[unused-awaitable]
     db.create_tables([User])  # type: ignore[unused-awaitable]
     db.execute_sql("SELECT 1")  # type: ignore[unused-awaitable]
     db.connect()  # type: ignore[unused-awaitable]
