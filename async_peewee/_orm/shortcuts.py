@@ -9,8 +9,8 @@ from playhouse import shortcuts
 
 from .._bridge.calls import call_on_worker
 from .._bridge.connections import connections_of
+from .._bridge.detaching import detached
 from .._bridge.places import on_loop_thread
-from .._bridge.results import detached
 from .._typing.results import DualValue
 
 
