@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -354,7 +355,7 @@ MUTATIONS = [
     Mutation(
         "a new connection is noted, whoever opened it",
         "_orm/database.py",
-        "        if is_new and connection is not None:\n",
+        "        if is_new and of_worker is not None:\n",
         "        if is_new and connection is not None and connection._socket is None:\n",
         "tests/reliability/test_interrupts_elsewhere.py -k 'reconnected and psycopg2 and asyncio'",
     ),
@@ -495,13 +496,11 @@ def complaint_about(mutation: Mutation) -> str:
         shutil.copytree(ROOT, copy, ignore=ignored)
         if fits := mutate(copy / "async_peewee" / mutation.file, mutation):
             return fits
-        command = (
-            f"{sys.executable} -m pytest -x -q -p no:cacheprovider --tb=line -m 'not soak' {mutation.tests}"
-        )
+        options = "-m pytest -x -q -p no:cacheprovider --tb=line -m 'not soak'"
+        # Not by a shell: of one that hangs the shell alone would be killed.
+        command = [sys.executable, *shlex.split(f"{options} {mutation.tests}")]
         try:
-            done = subprocess.run(
-                command, shell=True, cwd=copy, capture_output=True, text=True, timeout=HANGS
-            )
+            done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=HANGS)
         except subprocess.TimeoutExpired:
             print(f"  {mutation.tests}: hangs")
             return ""
