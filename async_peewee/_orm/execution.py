@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -21,9 +20,6 @@ from .._writes import statement_changes_rows
 
 # What a task without a block sees of its connection.
 NO_STATE: dict[str, Any] = {"closed": True, "transactions": (), "commit_callbacks": []}
-
-# What a statement runs in that can be cancelled.
-UNBOUND: AbstractContextManager[object] = nullcontext()
 
 
 class Execution:
@@ -160,11 +156,12 @@ class Execution:
         is_savepoint = sql.startswith(("SAVEPOINT", "RELEASE"))
         statement = self.statements.find(sql, worker.is_generating or is_savepoint)
         self._begin_statement(worker, statement)
-        # A way out of a block, which is not cancelled either; if it is cut, the transaction is rolled back.
-        bound = worker.connection.within_grace("RELEASE") if sql.startswith("RELEASE") else UNBOUND
+        execute = super()._execute_cursor  # type: ignore[misc]
+        if is_savepoint and sql.startswith("RELEASE"):
+            # A way out of a block, which nobody cancels; if it is cut, the transaction is rolled back.
+            execute = partial(_within_grace, worker, "RELEASE", execute)
         try:
-            with bound:
-                return worker.turns.statement(statement, super()._execute_cursor, sql, params, **options)  # type: ignore[misc]
+            return worker.turns.statement(statement, execute, sql, params, **options)
         except peewee.PeeweeException as error:
             if _is_lost(worker, error):
                 raise _explain_loss(error, worker, "a statement") from error
@@ -259,6 +256,11 @@ def _is_lost(worker: Worker, error: peewee.PeeweeException) -> bool:
     connection: Any = worker.connection
     connection.note_error(error)
     return not connection.state["closed"] and connection.is_lost()
+
+
+def _within_grace(worker: Worker, what: str, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    with worker.connection.within_grace(what):
+        return function(*args, **options)
 
 
 def _check_before_commit(worker: Worker) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from async_peewee import AsyncPostgresqlDatabase
 from async_peewee._drivers import libpq, mysql, postgresql
-from async_peewee._pool import worker
+from async_peewee._pool import deadlines
 from tests.conftest import POSTGRESQL_VARIABLE
 from tests.fakes import worker_here
 from tests.kinds import ALL, IMPORTABLE, class_of
@@ -252,7 +252,7 @@ async def test_a_function_that_has_reconnected_is_stopped_where_it_is(
     """On its new connection; the number of the old one's descriptor is another socket's by then."""
     server: Any = make_database.server
     database = make_database(pool_size=1)
-    monkeypatch.setattr(worker, "GRACE", 0.1 if is_cut else 60)
+    monkeypatch.setattr(deadlines, "GRACE", 0.1 if is_cut else 60)
     if is_cut:
         monkeypatch.setattr(type(database.backend.make_connection()), "stop_statement", lambda _: None)
     # A server that does not notice the cut goes on with the statement to its end.
@@ -277,7 +277,7 @@ async def test_a_descriptor_that_was_closed_unseen_is_not_cut(
 ) -> None:
     """By the driver itself, or by a function that works on without a connection until it is told to end."""
     database = make_database(pool_size=1)
-    monkeypatch.setattr(worker, "GRACE", 0)
+    monkeypatch.setattr(deadlines, "GRACE", 0.3)
     driver_class: Any = type(database.backend.make_connection())
     cut, has_cut, is_closed = driver_class.cut, threading.Event(), threading.Event()
 
@@ -333,7 +333,7 @@ async def test_where_the_user_may_not_connect_again_a_cancelled_call_ends_after_
 ) -> None:
     """A KILL needs a connection. The next call has one as soon as the server has let go of the old one."""
     server: Any = make_database.server
-    monkeypatch.setattr(worker, "GRACE", 0.2)
+    monkeypatch.setattr(deadlines, "GRACE", 0.2)
     server.query(f"CREATE USER {server.name} WITH MAX_USER_CONNECTIONS 1")
     server.query(f"GRANT ALL ON {server.name}.* TO {server.name}")
     database = make_database(pool_size=1, user=server.name)
@@ -358,7 +358,7 @@ async def test_a_cancel_request_of_an_older_libpq(
     """It stops the statement at once, and costs no connection."""
     older_libpq(monkeypatch)
     server: Any = make_database.server
-    monkeypatch.setattr(worker, "GRACE", 60)
+    monkeypatch.setattr(deadlines, "GRACE", 60)
     async with make_database(pool_size=1) as database:
         before = server.backends()
         for _ in range(3):
