@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from async_peewee import (
 )
 from async_peewee._bridge.streams import CHUNK, FIRST_CHUNK
 from tests.numbers import Numbers
-from tests.support import SOAK, Maker, Models, slow_sql, wait_until
+from tests.support import SOAK, Maker, Models, on_databases, slow_sql, wait_until
 
 # In a soak; the short run is long enough for a list of all rows to be seen.
 MANY = 1_000_000 if SOAK else 200_000
@@ -247,3 +248,27 @@ async def test_a_stream_whose_read_was_cancelled_does_not_seem_to_be_at_its_end(
     await closed.__anext__()
     await closed.aclose()
     assert [row async for row in closed] == []
+
+
+@on_databases("psycopg2", "psycopg3")
+async def test_leaving_a_block_does_not_read_the_rest_of_its_stream(make_database: Maker) -> None:
+    """The server would store all rows of a cursor that outlives its transaction, in a COMMIT of minutes."""
+    async with make_database() as database:
+        sql = "SELECT n, pg_sleep(0.005) FROM generate_series(1, 4000) n"  # in 20 seconds
+        began = time.monotonic()
+        async with database.atomic():
+            rows = AsyncModel.raw(sql).bind(database).tuples().iterator()
+            assert (await rows.__anext__())[0] == 1
+        assert time.monotonic() - began < 10
+        assert (await database.execute_sql("SELECT 42")).fetchone() == (42,)
+
+
+@on_databases("psycopg2", "psycopg3")
+async def test_a_stream_locks_its_rows_in_a_block(models: Models, make_database: Maker) -> None:
+    """PostgreSQL refuses FOR UPDATE for a cursor that outlives its transaction."""
+    await models.User.insert_many([{"name": f"u{number}"} for number in range(3)])
+    skip = models.User.select().for_update("FOR UPDATE SKIP LOCKED")
+    async with models.database.atomic():
+        assert len([user async for user in models.User.select().for_update().iterator()]) == 3
+        async with make_database() as other:
+            assert list(await skip.bind(other)) == []

@@ -23,16 +23,23 @@ from .urls import check_url
 POSTGRESQL_TRACES = re.compile(r"\s*create\s+temp", re.IGNORECASE)
 
 
-# What the driver, `_connect()` and `_initialize_connection()` have set in a new session.
-SETTINGS = "SELECT name, setting FROM pg_settings WHERE source = 'session'"
+# What the driver, `_connect()` and `_initialize_connection()` have set in a new session, and which
+# process says so. Behind a pooler it is not the one whose number came with the greeting, and what
+# is set there another client may have left.
+SETTINGS = (
+    "SELECT '', pg_backend_pid()::text UNION ALL "
+    "SELECT name, setting FROM pg_settings WHERE source = 'session' AND pg_backend_pid() = %s"
+)
 
 
 # The same, and one of ours, so that a statement whose connection was cut does not go on, and is
-# not committed, on the server. From PostgreSQL 14 on, and unless somebody has set it.
+# not committed, on the server. From PostgreSQL 14 on, and unless somebody has set it. Not behind
+# a pooler, where it would stay with others.
 SETTINGS_WITH_WATCH = (
+    "SELECT '', pg_backend_pid()::text UNION ALL "
     "SELECT name, CASE source WHEN 'session' THEN setting ELSE set_config(name, '1s', false) END "
-    "FROM pg_settings WHERE source = 'session' "
-    "OR (name = 'client_connection_check_interval' AND source = 'default')"
+    "FROM pg_settings WHERE pg_backend_pid() = %s AND "
+    "(source = 'session' OR (name = 'client_connection_check_interval' AND source = 'default'))"
 )
 
 
@@ -46,6 +53,11 @@ READ_ONLY = "25006"
 
 # What tells them apart, as PostgreSQL 14 and later report whenever it changes.
 READ_ONLY_SERVER = ("in_hot_standby", "default_transaction_read_only")
+
+
+# What a client may ask for when it connects, and is told of whenever it changes: libpq keeps it. Behind
+# a pooler DISCARD ALL brings back what that asked for when it connected.
+REPORTED = ("application_name", "client_encoding", "DateStyle", "IntervalStyle", "TimeZone")
 
 
 OURS_AND_PEEWEES = ("async_peewee", "peewee", "playhouse")
@@ -65,8 +77,12 @@ class PostgresqlConnection(SocketConnection):
     """What psycopg2 and psycopg have in common."""
 
     _adapter: Any = None
-    # What was set in the session when it was new: names and values.
-    _settings: tuple[list[str], list[str]] = ([], [])
+    # What was set in the session when it was new.
+    _settings: dict[str, str | None] = {}  # noqa: RUF012  # never changed
+    # A pooler is in between: each transaction may meet another server connection.
+    _is_pooled = False
+    # The stream for which a transaction was begun that has nothing else in it.
+    _alone_in_transaction: Any = None
 
     def is_lost(self) -> bool:
         return self._has_gone or bool(self.dbapi_connection.closed)
@@ -87,25 +103,64 @@ class PostgresqlConnection(SocketConnection):
     def connected(self) -> None:
         super().connected()
         self._adapter = self.database._adapter
+        self._is_pooled = False
         self._settings = self._read_settings()
 
-    def _read_settings(self) -> tuple[list[str], list[str]]:
-        cursor = self.dbapi_connection.cursor()
+    def _read_settings(self) -> dict[str, str | None]:
+        cursor, pid = self.dbapi_connection.cursor(), self.dbapi_connection.info.backend_pid
         for sql in (SETTINGS_WITH_WATCH, SETTINGS):  # not every platform of a server can watch
             with contextlib.suppress(Exception):
-                cursor.execute(sql)
-                rows = cursor.fetchall()
-                return [name for name, _ in rows], [value for _, value in rows]
-        return [], []
+                cursor.execute(sql, (pid,))
+                settings = dict(cursor.fetchall())
+                self._is_pooled = int(settings.pop("")) != pid
+                return self._reports() if self._is_pooled else settings
+        return {}
+
+    def _reports(self) -> dict[str, str | None]:
+        """Return what the server has said last of some settings, without a round trip."""
+        status = self.dbapi_connection.info.parameter_status
+        return {name: status(name) for name in REPORTED}
+
+    def stream_cursor(self, is_alone: bool) -> Any:
+        if self.in_transaction():
+            return self.server_cursor()
+        if not self._is_pooled:
+            # WITH HOLD it needs no transaction; the server stores all of its rows first.
+            return self.dbapi_connection.cursor(name=uuid.uuid4().hex, withhold=True)
+        # Behind a pooler the next FETCH may meet a server that has no held cursor of this name. A
+        # transaction stays with one server, but statements of others must not be in it.
+        if not is_alone:
+            return self.dbapi_connection.cursor()  # with all rows at once
+        self.dbapi_connection.cursor().execute("BEGIN")
+        self._alone_in_transaction = self.server_cursor()
+        return self._alone_in_transaction
+
+    def server_cursor(self) -> Any:
+        """Return a cursor that ends with its transaction, and whose rows stay on the server till then."""
+        raise NotImplementedError
+
+    def end_stream(self, cursor: Any, is_exhausted: bool) -> None:
+        super().end_stream(cursor, is_exhausted)
+        if cursor is self._alone_in_transaction:
+            self._alone_in_transaction = None
+            # Not ROLLBACK: a function that it has selected may have written.
+            with self.within_grace("the end of a stream"):
+                close_quietly(partial(self.dbapi_connection.cursor().execute, "COMMIT"))
+
+    def abandon_stream(self, cursor: Any) -> None:
+        super().abandon_stream(cursor)
+        self._alone_in_transaction = None
 
     def reset_session(self) -> None:
         if self.was_handed_out or has_own_connect(self.database):
             super().reset_session()
             return
         cursor = self.dbapi_connection.cursor()
+        # Behind a pooler that shares its connections this may meet another one, and harms nobody;
+        # behind one that does not it is needed, and which it is cannot be told.
         cursor.execute("DISCARD ALL")
-        if self._settings[0]:
-            cursor.execute(SET_AGAIN, self._settings)
+        if gone := dict(self._settings.items() - self._reports().items()):
+            cursor.execute(SET_AGAIN, ([*gone], [*gone.values()]))
         # What cannot be read back: a role, the application's own settings, LISTEN.
         self.database._initialize_connection(self.dbapi_connection)
 
@@ -123,6 +178,34 @@ class PostgresqlConnection(SocketConnection):
         return bool(adapter.txn_status(self.dbapi_connection) not in (adapter.txn_idle, adapter.txn_unknown))
 
 
+class Psycopg2ServerCursor:
+    """A cursor that ends with its transaction.
+
+    psycopg2 has its own for transactions that it has begun itself. On a connection in autocommit
+    mode, which is the mode Peewee uses, it refuses all but those WITH HOLD: of such a one the
+    server stores all rows that are left when the transaction is committed.
+    """
+
+    def __init__(self, cursor: Any) -> None:
+        self._cursor = cursor
+        self._name = f'"{uuid.uuid4().hex}"'
+
+    @property
+    def description(self) -> Any:
+        return self._cursor.description
+
+    def execute(self, sql: str, parameters: Any) -> None:
+        self._cursor.execute(f"DECLARE {self._name} CURSOR FOR {sql}", parameters)
+
+    def fetchmany(self, size: int) -> list[Any]:
+        self._cursor.execute(f"FETCH {size} FROM {self._name}")
+        return list(self._cursor.fetchall())
+
+    def close(self) -> None:
+        self._cursor.execute(f"CLOSE {self._name}")
+        self._cursor.close()
+
+
 class Psycopg2Connection(PostgresqlConnection):
     """psycopg2: interrupts are libpq's cancel requests, for its own cancel() holds the GIL."""
 
@@ -135,10 +218,8 @@ class Psycopg2Connection(PostgresqlConnection):
         with contextlib.suppress(AttributeError, KeyError, OSError):
             self._cancel_request = cancel_request_of(self.dbapi_connection)
 
-    def stream_cursor(self, is_alone: bool) -> Any:
-        # WITH HOLD: psycopg2 refuses any other named cursor on a connection in autocommit
-        # mode, which is the mode Peewee uses, inside a transaction too.
-        return self.dbapi_connection.cursor(name=uuid.uuid4().hex, withhold=True)
+    def server_cursor(self) -> Any:
+        return Psycopg2ServerCursor(self.dbapi_connection.cursor())
 
     def stop_statement(self) -> None:
         if self._cancel_request is not None:
@@ -148,8 +229,14 @@ class Psycopg2Connection(PostgresqlConnection):
 class Psycopg3Connection(PostgresqlConnection):
     """psycopg: cancel_safe() is bounded in time and does not hold the GIL."""
 
-    def stream_cursor(self, is_alone: bool) -> Any:
-        return self.dbapi_connection.cursor(name=uuid.uuid4().hex, withhold=not self.in_transaction())
+    def connected(self) -> None:
+        super().connected()
+        if self._is_pooled and "prepare_threshold" not in self.database.connect_params:
+            # What it has prepared on one server is unknown to the next, or there already, of another client.
+            self.dbapi_connection.prepare_threshold = None
+
+    def server_cursor(self) -> Any:
+        return self.dbapi_connection.cursor(name=uuid.uuid4().hex)
 
     def reset_session(self) -> None:
         # psycopg forgets the statements that it has prepared when it sees a rollback;
