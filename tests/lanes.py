@@ -2,8 +2,9 @@
 
 A newcomer's run has each test, in the cells that differ most: loops, databases, drivers. What the
 others would show on top takes most of the time. They are in lanes, by marker: `soak` has what takes
-many seconds, `drivers` the drivers that fewer people use, `wide` the rest of the product of loops and
-databases. Each case is in one lane, or in the default run; a test that names its lane is in that one.
+many seconds, `servers` what needs servers that come in no wheel, `drivers` the drivers that fewer
+people use, `wide` the rest of the product of loops and databases. Each case is in one lane, or in
+the default run; a test that names its lane is in that one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pytest
 
 LANES = {
     "soak": "chaos, soaks, and what else takes many seconds",
+    "servers": "pgbouncer, and servers that speak TLS, from the system's packages",
     "drivers": "the drivers that fewer people use",
     "wide": "the other combinations of loops and databases",
 }

@@ -1,4 +1,4 @@
-"""End a PostgreSQL server when the process that has started it ends, by whatever signal.
+"""End a server when the process that has started it ends, by whatever signal.
 
 Run as a program, beside the tests, with the server's folder: it waits until its standard input
 is closed, by the kernel if nobody else did. Then it ends the server, if that still runs, and
@@ -36,10 +36,10 @@ def watched(folder: Path) -> Iterator[None]:
 
 
 def pid_of(folder: Path) -> int | None:
-    """Return the process id of the server in a folder, None if there is none."""
+    """Return the process id of the server in a folder or below it, None if there is none."""
     try:
-        return int((folder / "postmaster.pid").read_text().split()[0])
-    except (OSError, ValueError, IndexError):
+        return int(next(folder.rglob("*.pid")).read_text().split()[0])
+    except (OSError, ValueError, IndexError, StopIteration):
         return None
 
 

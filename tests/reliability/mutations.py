@@ -478,6 +478,34 @@ MUTATIONS = [
         "    return False",
         "tests/reliability/test_sessions.py -k 'of_ones_own_leaves and psycopg2 and asyncio'",
     ),
+    Mutation(
+        "no held cursor behind a pooler",
+        "_drivers/postgresql.py",
+        "        if not self._is_pooled:\n",
+        "        if True:\n",
+        "tests/servers/test_pgbouncer.py -k 'test_a_stream_outside_a_block and transaction and asyncio'",
+    ),
+    Mutation(
+        "psycopg prepares nothing behind a pooler",
+        "_drivers/postgresql.py",
+        "            self.dbapi_connection.prepare_threshold = None\n",
+        "            pass\n",
+        "tests/servers/test_pgbouncer.py -k 'not_prepared_twice and transaction and psycopg3'",
+    ),
+    Mutation(
+        "a reset behind a pooler brings back what was asked for",
+        "_drivers/postgresql.py",
+        "        if gone := dict(self._settings.items() - self._reports().items()):\n",
+        "        if gone := {}:\n",
+        "tests/servers/test_pgbouncer.py -k test_a_reset_brings_back",
+    ),
+    Mutation(
+        "a stream's cursor in a block ends with it",
+        "_drivers/postgresql.py",
+        "CURSOR FOR {sql}",
+        "CURSOR WITH HOLD FOR {sql}",
+        "tests/test_streams.py -k 'leaving_a_block and psycopg2'",
+    ),
 ]
 
 
