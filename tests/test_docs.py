@@ -96,14 +96,20 @@ def test_variables_of_the_environment_are_read_somewhere(page: Path) -> None:
     assert settings == known
 
 
-async def test_the_snippets_about_databases_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("page", "leaves"), [("databases.md", "notes.db"), ("deploying.md", "jobs.db")])
+async def test_the_snippets_of_a_page_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str, leaves: str
+) -> None:
     """One after another; `await` may stand outside of a function there."""
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "__main__"}
-    for block in re.findall(r"^```python\n(.*?)^```$", TEXTS["databases.md"], re.DOTALL | re.MULTILINE):
-        code = compile(block, "databases.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    for block in re.findall(r"^```python\n(.*?)^```$", TEXTS[page], re.DOTALL | re.MULTILINE):
+        code = compile(block, page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         assert isinstance(code, CodeType)
         result = eval(code, names)
         if code.co_flags & inspect.CO_COROUTINE:
             await result
-    assert (tmp_path / "notes.db").exists()
+    if "is_ready" in names:
+        assert await names["is_ready"]()
+        await names["db"].close()
+    assert (tmp_path / leaves).exists()
