@@ -255,6 +255,39 @@ async def test_each_of_many_lazy_results_has_its_rows(sqlite_models: Models) -> 
     assert [[tweet.text for tweet in tweets] for _, tweets in pairs] == [["meow"]] * 60
 
 
+def half_read(query: Any) -> Iterator[Any]:
+    rows = iter(query)
+    next(rows)
+    return rows
+
+
+def names_of(rows: Any) -> Iterator[str]:
+    for row in rows:
+        yield row.name
+
+
+# What goes through a query when it is itself gone through, and how many rows that leaves.
+ITERATORS: dict[str, tuple[Callable[[Any], Iterator[Any]], int]] = {
+    "generator expression": (lambda query: (row.name for row in query), 50),
+    "generator": (lambda query: names_of(query.execute()), 50),
+    "iterator": (iter, 50),
+    "half read": (half_read, 49),
+}
+
+
+@pytest.mark.parametrize(("make", "count"), ITERATORS.values(), ids=ITERATORS)
+async def test_an_iterator_over_a_query_has_its_rows(
+    models: Models, make: Callable[[Any], Iterator[Any]], count: int
+) -> None:
+    """As a result and in a container; a generator's own code still runs where it is used."""
+    User, db = models.User, models.database
+    await User.insert_many([(str(n), n) for n in range(50)], [User.name, User.age])
+    alone = await db.run(lambda: make(User.select()))
+    async with db.atomic():
+        inside = await db.run(lambda: [make(User.select())])
+        assert (len(list(alone)), len(list(inside[0]))) == (count, count)
+
+
 class Odd(tuple[Any, ...]):
     """A tuple that is made in a way of its own."""
 

@@ -23,7 +23,7 @@ PLAIN = frozenset(
 )
 
 
-LAZY = (peewee.CursorWrapper, peewee.BaseQuery, GeneratorType)
+LAZY = (peewee.CursorWrapper, peewee.ResultIterator, peewee.BaseQuery, GeneratorType)
 
 
 # So many containers deep a result is looked into.
@@ -93,15 +93,21 @@ class Detaching:
 def _detach_itself(lazy: Any) -> Any:
     if isinstance(lazy, peewee.CursorWrapper):
         return read_all(lazy)
+    if isinstance(lazy, peewee.ResultIterator):
+        read_all(lazy.cursor_wrapper)
+        return lazy
     if isinstance(lazy, peewee.BaseQuery):
         wrapper = vars(lazy).get("_cursor_wrapper")
         if wrapper is not None:
             read_all(wrapper)
     elif isinstance(lazy, GeneratorType):
         # Peewee's own generators (iterator(), scalars()) read from the connection as they
-        # go. One of the user's own is left alone: it may well mean to run on the loop.
+        # go. One of the user's own may well mean to run on the loop: it has its rows there.
         if lazy.gi_code.co_filename == sys.modules["peewee"].__file__:
             return list(lazy)
+        for value in list(lazy.gi_frame.f_locals.values()) if lazy.gi_frame else ():
+            if isinstance(value, (peewee.ResultIterator, peewee.CursorWrapper)):
+                _detach_itself(value)
     else:
         return BufferedCursor(lazy)
     return lazy
