@@ -7,22 +7,25 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from playhouse.postgres_ext import FetchManyCursor
-
 from ._errors import driver_errors
 from ._orm.database import AsyncPostgresqlDatabase
 from ._pool.connection import close_quietly
 from ._pool.worker import current_worker
 
-if TYPE_CHECKING:  # playhouse has no types; this is its class, as far as it is used here
+if TYPE_CHECKING:  # playhouse has no types; these are its classes, as far as they are used here
     from peewee import PostgresqlDatabase
+
+    class FetchManyCursor:
+        cursor: Any
+        array_size: int
+        exhausted: bool
 
     class PostgresqlExtDatabase(PostgresqlDatabase):
         _adapter: Any
         _register_hstore: bool
 
 else:
-    from playhouse.postgres_ext import PostgresqlExtDatabase
+    from playhouse.postgres_ext import FetchManyCursor, PostgresqlExtDatabase
 
 
 __all__ = ["AsyncPostgresqlExtDatabase"]
@@ -56,7 +59,7 @@ class AsyncPostgresqlExtDatabase(AsyncPostgresqlDatabase, PostgresqlExtDatabase)
         return connection
 
 
-class ServerSideCursor(FetchManyCursor):  # type: ignore[misc]  # playhouse has no types
+class ServerSideCursor(FetchManyCursor):
     """A server-side cursor that ends on its worker: read to its end, dropped, or left by its job.
 
     Peewee's is part of a reference cycle. Python would close it some time later, in any
@@ -65,9 +68,9 @@ class ServerSideCursor(FetchManyCursor):  # type: ignore[misc]  # playhouse has 
 
     def __init__(self, cursor: Any, size: int) -> None:
         # Not Peewee's own: it makes the cycle.
-        self.cursor = cursor
-        self.array_size = size
-        self.exhausted = False
+        self.cursor: Any = cursor
+        self.array_size: int = size
+        self.exhausted: bool = False
         self._rows: Iterator[Any] = iter(())
 
     def fetchone(self) -> Any:
