@@ -356,7 +356,7 @@ MUTATIONS = [
         "a new connection is noted, whoever opened it",
         "_orm/database.py",
         "        if is_new and of_worker is not None:\n",
-        "        if is_new and connection is not None and connection._socket is None:\n",
+        "        if is_new and of_worker is not None and of_worker._socket is None:\n",
         "tests/reliability/test_interrupts_elsewhere.py -k 'reconnected and psycopg2 and asyncio'",
     ),
     Mutation(
