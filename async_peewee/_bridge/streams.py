@@ -28,7 +28,6 @@ from .places import current_connection
 from .results import (
     HOLD,
     Make,
-    Rows,
     are_quick,
     is_for_any_thread,
     make_elsewhere,
@@ -177,6 +176,65 @@ FEW = 100
 PATIENCE = 0.1
 
 
+class Rest:
+    """The rows of a chunk that the worker has left, made on the loop's thread while that is quick.
+
+    By itself, for the rows under way must not keep alive a stream that was dropped.
+    """
+
+    def __init__(self, chunks: Chunks) -> None:
+        self._chunks = chunks
+        # As the driver gave them, and whether they have turned out to be slow.
+        self.rows: Iterator[Any] = iter(())
+        self.is_slow: bool = False
+        # Whether the last stretch took longer than the loop's thread may stand still.
+        self._is_doubtful = False
+        # Of the row after those that were made.
+        self.error: Exception | None = None
+
+    def take(self, chunk: Chunk) -> None:
+        """Begin with the rest of a chunk, whose rows are used before it."""
+        self.rows, self.error, self.is_slow = iter(chunk.rest), chunk.error, False
+
+    def clear(self) -> None:
+        self.rows, self.error = iter(()), None
+
+    def make(self, make: Make, seconds: float) -> list[Any]:
+        """Make rows for so long, in the given way."""
+        made, error = make(seconds, self._chunks.process_row, self.rows)
+        self._note(error)
+        return made
+
+    def stretch(self) -> Iterator[Any]:
+        """Make a stretch of rows, a handful at a time when they are asked for, or what time allows."""
+        count, left, used = 0, HOLD, 0.0
+        while count < STRETCH and left > 0 and length_hint(self.rows):
+            # The thread's own clock is a slow one, and only looked at in case of doubt.
+            before = time.perf_counter(), time.thread_time() if self._is_doubtful else 0.0
+            some = islice(self.rows, min(HANDFUL, STRETCH - count))
+            made, error = make_for(left, self._chunks.process_row, some)
+            left -= time.perf_counter() - before[0]
+            used += time.thread_time() - before[1] if self._is_doubtful else 0.0
+            count += len(made)
+            yield from made
+            self._note(error)
+        self._judge(count, used, is_late=left <= 0)
+
+    def _note(self, error: Exception | None) -> None:
+        if error is not None:
+            self.rows, self.error = iter(()), error
+
+    def _judge(self, count: int, used: float, is_late: bool) -> None:
+        """Decide who makes those that follow, when so many rows have used so much processor time."""
+        if is_late and self._is_doubtful:
+            # Not if another thread has kept the interpreter, or the processor, twice.
+            if not are_quick(count, used):
+                self.is_slow = self._chunks.are_slow = True
+            elif count < FEW:  # they wait for something
+                self.is_slow = True
+        self._is_doubtful = is_late
+
+
 class Stream:
     """The rows of one query, fetched in chunks on a leased worker.
 
@@ -189,19 +247,13 @@ class Stream:
         self._connections = connections
         self._label = label
         self._rows: Iterator[Any] = iter(())
-        # The rest of the chunk, as the driver gave it, and whether it has turned out to be slow.
-        self._rest: Iterator[Any] = iter(())
-        self._is_slow = False
-        # Whether the last stretch took longer than the loop's thread may stand still.
-        self._is_doubtful = False
-        # Of the row after those that are at hand.
-        self._error: Exception | None = None
         # Where its task was when the stream was made, or the query: in a block, or free.
         self._block: Entry | None = connections.current() or connections.find(made_in)
         self._outside = connections.outside(label) if self._block is None else self._block.outside
         # On one worker alone other calls must have room beside the stream: see _lend().
         self._lends = connections.pools.settings.pool_size == 1
         self._chunks = Chunks(database, query, is_alone=self._block is None and not self._lends)
+        self._rest = Rest(self._chunks)
         self._pool: WorkerPool | None = None
         self._lease: Lease | None = None
         self._lent: Entry | None = None
@@ -240,9 +292,9 @@ class Stream:
         """Have more rows at hand; return False at the end of the stream."""
         self._is_fetching = True
         try:
-            if self._error is not None:
-                raise self._error
-            if length_hint(self._rest):
+            if self._rest.error is not None:
+                raise self._rest.error
+            if length_hint(self._rest.rows):
                 await self._make_more()
                 return True
             if self._was_cancelled:
@@ -262,49 +314,17 @@ class Stream:
             await self.aclose()
         elif self._lease is not None and self._lends:
             self._lend(self._lease)
-        self._rows, self._rest, self._error = iter(chunk.rows), iter(chunk.rest), chunk.error
-        self._is_slow = False
+        self._rows = iter(chunk.rows)
+        self._rest.take(chunk)
         return bool(chunk.rows) or chunk.error is not None
 
     async def _make_more(self) -> None:
         """Make rows of what the driver gave, here while that is quick, else on a worker."""
         await anyio.lowlevel.checkpoint()  # between stretches other tasks run
-        if not self._is_slow:
-            self._rows = self._make_here()
-            return
-        made, self._error = await make_elsewhere(self._call, self._make, CHUNK_SECONDS)
-        self._rows = iter(made)
-        if self._error is not None:
-            self._rest = iter(())
-
-    def _make_here(self) -> Iterator[Any]:
-        """Make a stretch of rows, a handful at a time when they are asked for, or what time allows."""
-        count, left, used = 0, HOLD, 0.0
-        while count < STRETCH and left > 0 and length_hint(self._rest):
-            # The thread's own clock is a slow one, and only looked at in case of doubt.
-            before = time.perf_counter(), time.thread_time() if self._is_doubtful else 0.0
-            some = islice(self._rest, min(HANDFUL, STRETCH - count))
-            made, error = make_for(left, self._chunks.process_row, some)
-            left -= time.perf_counter() - before[0]
-            used += time.thread_time() - before[1] if self._is_doubtful else 0.0
-            count += len(made)
-            yield from made
-            if error is not None:
-                self._error, self._rest = error, iter(())
-        self._judge(count, used, is_late=left <= 0)
-
-    def _judge(self, count: int, used: float, is_late: bool) -> None:
-        """Decide who makes the rest of the chunk, when so many rows have used so much processor time."""
-        if is_late and self._is_doubtful:
-            # Not if another thread has kept the interpreter, or the processor, twice.
-            if not are_quick(count, used):
-                self._is_slow = self._chunks.are_slow = True
-            elif count < FEW:  # they wait for something
-                self._is_slow = True
-        self._is_doubtful = is_late
-
-    def _make(self, make: Make, seconds: float) -> Rows:
-        return make(seconds, self._chunks.process_row, self._rest)
+        if self._rest.is_slow:
+            self._rows = iter(await make_elsewhere(self._call, self._rest.make, CHUNK_SECONDS))
+        else:
+            self._rows = self._rest.stretch()
 
     async def _call(self, function: Callable[[], Any]) -> Any:
         """Run a function on the worker of the stream's lease or block, or on whichever is free after it."""
@@ -377,7 +397,8 @@ class Stream:
 
     async def aclose(self) -> None:
         """End the stream early and give its worker back; does nothing the second time."""
-        self._rows, self._rest, self._error = iter(()), iter(()), None
+        self._rows = iter(())
+        self._rest.clear()
         is_open, self._state = self._state == "open", "closed"
         if not is_open:
             return

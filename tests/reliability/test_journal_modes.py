@@ -48,9 +48,14 @@ async def test_a_file_that_is_read_elsewhere_opens_at_once(make_any: Maker, capl
     async with make_any(pragmas={"journal_mode": "delete"}) as other:
         await other.execute_sql("CREATE TABLE t (n)")
         await other.execute_sql("INSERT INTO t VALUES (1), (2)")
+        reading = []
+
+        def read() -> None:
+            reading.append(other.cursor())
+            next(iter(reading[0].execute("SELECT n FROM t")))
+
         async with other.connection_context():
-            cursor = await other.run(lambda: [other.cursor()])
-            await other.run(lambda: next(iter(cursor[0].execute("SELECT n FROM t"))))
+            await other.run(read)
             async with make_any(timeout=60, pool_min_size=3) as database:
                 began = time.monotonic()
                 assert await value_of(database, "SELECT count(*) FROM t") == 2
@@ -59,7 +64,7 @@ async def test_a_file_that_is_read_elsewhere_opens_at_once(make_any: Maker, capl
                 assert time.monotonic() - began < 30
             assert caplog.text.count(FORGONE) == 1
             assert "pragmas={'journal_mode': 'delete'}" in caplog.text
-            await other.run(cursor.clear)
+            await other.run(reading.clear)
         async with database:
             assert await modes_of(database) == ("wal", NORMAL)
         assert caplog.text.count(FORGONE) == 1
@@ -117,15 +122,15 @@ def test_a_file_that_may_only_be_read() -> None:
     assert "readonly" in done.stderr
 
 
-async def test_what_the_user_asks_for_is_a_condition(path: Path, caplog: Any) -> None:
+def test_what_the_user_asks_for_is_a_condition(path: Path, caplog: Any) -> None:
     """WAL given as a pragma is an error where it cannot be had."""
     with closing(sqlite3.connect(path)) as other:
         reading = other.execute("SELECT n FROM t")
         reading.fetchone()
-        pragmas = {"journal_mode": "wal"}
-        database = AsyncSqliteDatabase(path, pragmas=pragmas, timeout=0, acquire_timeout=0.2)
+        database = AsyncSqliteDatabase(path, pragmas={"journal_mode": "wal"}, timeout=0)
         with pytest.raises(peewee.OperationalError, match="database is locked"):
-            await database.connect()
+            database.connect()
+        assert database.is_closed()
     assert FORGONE not in caplog.text
 
 
