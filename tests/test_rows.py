@@ -13,8 +13,8 @@ import pytest
 
 from async_peewee import AsyncModel, AsyncSqliteDatabase, PoolFull, TransactionFinished
 from async_peewee._bridge import results, streams
-from async_peewee._bridge.connections import Connections
 from async_peewee._bridge.results import SAMPLE, SLICE, read_all
+from async_peewee._pool.pool import WorkerPool
 from tests.support import Maker
 
 HERE = "the loop's thread"
@@ -357,12 +357,12 @@ async def test_slow_rows_come_also_if_no_worker_can_be_had(
     """The pool is full, closed, or the block has ended: the query itself has succeeded."""
     slow = slow_from(clocks, at=lambda n: n >= SAMPLE)
 
-    async def refuse(*_: Any, **__: Any) -> None:
+    def refuse(*_: Any) -> None:
         raise PoolFull("test", 1)
 
     def change(value: int) -> Any:
         if value == SAMPLE:  # the worker has done its part
-            monkeypatch.setattr(Connections, "call", refuse)
+            monkeypatch.setattr(WorkerPool, "start", refuse)
         return slow(value)
 
     sqlite_traces.field.change = change  # type: ignore[method-assign]
