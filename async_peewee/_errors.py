@@ -12,7 +12,8 @@
 
 and a RuntimeWarning, OutsideTransactionWarning: a child task writes outside a transaction of its parent.
 
-Errors of the database itself arrive exactly as Peewee raises them.
+Errors of the database itself arrive exactly as Peewee raises them. One is not public: Interrupted, of
+which only functions that run on a worker may see that it is an OperationalError.
 """
 
 from __future__ import annotations
@@ -138,6 +139,13 @@ class PoolFull(peewee.OperationalError):
         super().__init__(
             f"the pool of {name} has {max_waiting} calls waiting already (max_waiting={max_waiting})"
         )
+
+
+class Interrupted(peewee.OperationalError):
+    """Raised inside a job that is interrupted, as the driver does in the middle of a statement.
+
+    Only the function that runs there sees it: its caller gets the cancellation, or PoolClosed.
+    """
 
 
 class ConfigurationError(peewee.ImproperlyConfigured, ValueError):

@@ -8,13 +8,19 @@ import logging
 import signal
 import sys
 import threading
+import weakref
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import anyio
+import anyio.to_thread
 
 logger = logging.getLogger("async_peewee")
+
+# How long a task of ours that was cancelled waits for the users' tasks to end, in seconds. Whoever
+# has cancelled all tasks and waits for them may be one of these: then nobody else would give way.
+WIND_UP = 0.5
 
 
 Callback = Callable[[], object]
@@ -44,6 +50,9 @@ class EventLoop(Protocol):
     key: Any
     # Whether a task may go on when Ctrl-C was pressed twice: then the loop has to be asked.
     outlives_interrupts: bool
+    # Whether a task of spawn() is cancelled only when all others have ended, and no other one can
+    # be spawned after that.
+    cancels_spawned_last: bool
     # Makes a new Parker for the current task; no method, for a call of it counts.
     parker: Callable[[], Parker]
 
@@ -68,7 +77,17 @@ class EventLoop(Protocol):
     def spawn(self, function: Callable[[], Awaitable[None]], name: str, never_began: Callback) -> None:
         """Run `function` in a task of its own, beside and outlasting the current one.
 
-        `never_began` is called instead where the task is cancelled before it begins.
+        `never_began` is called instead where the task is cancelled before it begins, and where the loop
+        takes no new tasks.
+        """
+
+    async def lend_thread(self, function: Callback, limiter: anyio.CapacityLimiter) -> None:
+        """Run `function` on a thread of anyio's, and wait for it; cancelled: at once, and it goes on."""
+
+    async def outlast_others(self) -> bool:
+        """Wait until all tasks have ended but those of spawn(); False: not within WIND_UP seconds.
+
+        For a task of spawn() that was cancelled, as all are where the loop is to end.
         """
 
 
@@ -147,6 +166,9 @@ async def wait_to_the_end(event: anyio.Event) -> None:
 class AsyncioLoop:
     # The second Ctrl-C ends the loop, before Python 3.11 the first: asyncio.run() then cancels all tasks.
     outlives_interrupts = False
+    cancels_spawned_last = False
+    # The tasks of spawn(), of every database: all others are the users'.
+    _spawned: ClassVar[weakref.WeakSet[asyncio.Task[None]]] = weakref.WeakSet()
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.key = loop
@@ -197,7 +219,53 @@ class AsyncioLoop:
         # which its worker thread has cleaned up after by itself.
         task._log_destroy_pending = False  # type: ignore[attr-defined]
         self._tasks.add(task)
+        self._spawned.add(task)
         task.add_done_callback(note_end)
+
+    async def lend_thread(self, function: Callback, limiter: anyio.CapacityLimiter) -> None:
+        thread: list[threading.Thread] = []
+
+        def run() -> None:
+            thread.append(threading.current_thread())
+            try:
+                function()
+            finally:
+                _end_thread(thread[0])
+
+        await anyio.to_thread.run_sync(run, limiter=limiter, abandon_on_cancel=True)
+        _forget_thread(thread[0])
+
+    async def outlast_others(self) -> bool:
+        deadline = self.key.time() + WIND_UP
+        while others := asyncio.all_tasks(self.key).difference(self._spawned):
+            patience = deadline - self.key.time()
+            if patience <= 0:
+                return False
+            try:
+                await asyncio.wait(others, timeout=patience)
+            except asyncio.CancelledError:
+                continue  # again, by one who cancels all tasks; the caller re-raises the first
+        return True
+
+
+# On asyncio anyio ends an idle thread when the task is done that ran the loop when the thread was
+# made. On a loop that was stopped and closed no task gets done any more, nor does the loop hear what a
+# thread has to say: such a thread would be idle for ever, and keep the process from ending. So
+# a thread that was lent to us ends by itself when it comes back, by the means by which anyio ends it.
+
+
+def _end_thread(thread: Any) -> None:
+    """Have a thread of anyio's end when it has reported to its loop; on that thread."""
+    stop = getattr(thread, "stop", None)
+    if stop is not None:
+        stop()
+
+
+def _forget_thread(thread: Any) -> None:
+    """Let the task that would have ended the thread not keep what is left of it."""
+    root_task = getattr(thread, "root_task", None)
+    if root_task is not None:
+        root_task.remove_done_callback(thread.stop)
 
 
 class AsyncioParker:
@@ -239,6 +307,8 @@ class AsyncioParker:
 
 
 class TrioLoop:
+    cancels_spawned_last = True
+
     def __init__(self, token: Any) -> None:
         self.key = token
         self.parker: Callable[[], Parker] = TrioParker
@@ -277,7 +347,16 @@ class TrioLoop:
             except Exception:  # an error in a system task would take the whole run down
                 logger.exception("%s failed", name)
 
-        sys.modules["trio"].lowlevel.spawn_system_task(run, name=name, context=contextvars.Context())
+        try:
+            sys.modules["trio"].lowlevel.spawn_system_task(run, name=name, context=contextvars.Context())
+        except RuntimeError:  # the run closes what generators its tasks have left, and nothing else begins
+            never_began()
+
+    async def lend_thread(self, function: Callback, limiter: anyio.CapacityLimiter) -> None:
+        await anyio.to_thread.run_sync(function, limiter=limiter, abandon_on_cancel=True)
+
+    async def outlast_others(self) -> bool:
+        return True
 
 
 class InterruptCounter:

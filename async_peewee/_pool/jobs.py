@@ -26,10 +26,6 @@ class State(Enum):
     DROPPED = "never ran"
 
 
-class Interrupted(Exception):
-    """Raised inside a job that was cancelled; its caller sees the cancellation instead."""
-
-
 class Lease:
     """The right to one worker for a while, held by one block, stream or set-up.
 
@@ -80,6 +76,8 @@ class Job:
     # The Worker that runs it: a job does not know what that is.
     worker: Any = None
     interrupted = False
+    # The name of the pool that has it interrupted because it ends.
+    closed_pool = ""
     # Set when it is done, for a thread that interrupts it.
     finished: threading.Event | None = None
     # Its connection was cut under a COMMIT: who waits for it has to hear that, cancelled or not.

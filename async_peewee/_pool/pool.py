@@ -115,7 +115,9 @@ class WorkerPool:
         # instructions only, never around a call that can block.
         self._lock = threading.Lock()
         self._scheduler = Scheduler(name, settings, self._make_worker, self._grant)
-        self._threads = WorkerThreads(loop, self._dismiss)
+        self._threads = WorkerThreads(
+            loop, self._scheduler.workers, self._dismiss, self._hire_failed, self._close_at_once
+        )
         self._replies = Replies(loop)
         self._checks = bool(os.environ.get(CHECK_VARIABLE))
 
@@ -256,7 +258,7 @@ class WorkerPool:
     def is_wanted(self, worker: Worker) -> bool:
         """Return True if a worker that connects would find work."""
         with self._lock:
-            return self._scheduler.is_wanted(worker) and not self._is_forsaken()
+            return self._scheduler.is_wanted(worker)
 
     def connected(self, worker: Worker) -> Job | None:
         """Note that a worker can take jobs; return its first, None if it has to wait for one."""
@@ -274,6 +276,11 @@ class WorkerPool:
         if actions.is_refused:
             logger.warning("%s grows no further for now: %s", self.name, " ".join(str(error).split()))
 
+    def _hire_failed(self, worker: Worker, error: Exception) -> None:
+        """Note that there is no thread for a worker; on the loop's."""
+        self.connect_failed(worker, error)
+        self.gone(worker)
+
     def finished(self, worker: Worker, job: Job) -> Job | None:
         """Note that a job has ended and reply; return the next one for its worker."""
         spent = worker.turns.take_spent() if worker.connection.may_overlap else None
@@ -285,17 +292,15 @@ class WorkerPool:
         return actions.run_now
 
     def should_end(self, worker: Worker) -> bool:
-        """End a worker without work that nobody can want, or has not for long; True: it is to end."""
-        self._tell(self._scheduler.retire, worker, time.monotonic(), self._is_forsaken())
+        """End a worker without work that nobody has wanted for long; True: it is to end."""
+        self._tell(self._scheduler.retire, worker, time.monotonic())
         return worker.state is WorkerState.STOPPING
-
-    def _is_forsaken(self) -> bool:
-        return self.loop.is_closed() or not threading.main_thread().is_alive()
 
     def gone(self, worker: Worker) -> None:
         """Note that a worker's thread is through with it."""
         self._tell(self._scheduler.gone, worker)
-        self.loop.wake(partial(self._threads.note_gone, worker, self._scheduler.workers))
+        self._threads.note_gone_anywhere()
+        self.loop.wake(self._threads.note_gone)
 
     def give_up_turn(self, turns: GilTurns) -> None:
         """Pass the turn on: its worker is going to wait."""
@@ -321,7 +326,7 @@ class WorkerPool:
         """
         first = not self.is_closed
         self._tell(self._scheduler.close)
-        await self._threads.wait_until_gone(self._scheduler.workers, timeout, self._dismiss_all)
+        await self._threads.wait_until_gone(timeout)
         return first
 
     def close_later(self) -> None:
@@ -329,17 +334,13 @@ class WorkerPool:
         self.loop.wake(self._close_at_once)
 
     def _close_at_once(self) -> None:
+        """Refuse new work and end all that is there, without waiting; from any thread."""
         self._tell(self._scheduler.close)
-        self._dismiss_all()
-
-    def _dismiss_all(self) -> None:
-        workers = list(self._scheduler.workers)
-        self._tell(self._scheduler.dismiss, *workers)
-        for worker in workers:
-            worker.interrupter.limit_commit()
+        for worker in list(self._scheduler.workers):
+            self._dismiss(worker)
 
     def _dismiss(self, worker: Worker) -> None:
-        """Have a worker end at once, because its loop is ending."""
+        """Have a worker end at once; from any thread."""
         self._tell(self._scheduler.dismiss, worker)
         worker.interrupter.limit_commit()
         if not worker.is_started:

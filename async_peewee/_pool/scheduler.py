@@ -347,20 +347,20 @@ class Scheduler:
             worker.idle_since = time.monotonic()
             self.idle.append(worker)
 
-    def retire(self, worker: Worker, now: float, is_forsaken: bool) -> Actions:
-        """End a worker that nobody can want, or has not for long; its own thread asks, without work."""
+    def retire(self, worker: Worker, now: float) -> Actions:
+        """End a worker that nobody has wanted for long; its own thread asks, without work."""
         actions = Actions()
         # Those that are ending still count as workers: their threads are not free yet.
         staying = sum(other.state is not WorkerState.STOPPING for other in self.workers)
         is_spare = staying > self._settings.pool_min_size
         is_tired = worker.state is WorkerState.IDLE and now - worker.idle_since >= self._settings.idle_timeout
-        if is_forsaken or (is_spare and is_tired):
+        if is_spare and is_tired:
             self._stop(worker, actions)
         return actions
 
     def _stop(self, worker: Worker, actions: Actions) -> None:
         """Have a worker end after the job that it runs; what was placed for it is refused."""
-        if worker.state is WorkerState.STOPPING:
+        if worker.state in (WorkerState.STOPPING, WorkerState.GONE):
             return
         if worker.state is WorkerState.IDLE:
             self.idle.remove(worker)
@@ -407,6 +407,7 @@ class Scheduler:
         for worker in workers:
             self._stop(worker, actions)
             if worker.job is not None:
+                worker.job.closed_pool = self.name
                 actions.interrupt += (worker.job,)
         return actions
 

@@ -16,19 +16,17 @@ from enum import Enum
 from functools import partial
 from typing import Any
 
-import anyio
-
+from .._errors import Interrupted, PoolClosed
 from . import deadlines
 from .connection import Connection
 from .deadlines import Deadline
 from .gil import FreeTurns, GilTurns, make_turns
-from .jobs import Interrupted, Job, Lease, State
+from .jobs import Job, Lease, State
 from .write_lock import WriteLock
 
 logger = logging.getLogger("async_peewee")
 
-# How long a worker without work sleeps before it looks whether its loop and its process
-# still live, in seconds. Half a second is what a program may notice when it ends.
+# How long a worker without work sleeps before it looks whether it is wanted at all, in seconds.
 TICK = 0.5
 
 # The pauses between attempts to interrupt one job, in seconds: the first attempt may fall
@@ -151,12 +149,19 @@ class Interrupter:
             return
         job.finished = threading.Event()
         job.interrupted = True
-        threading.Thread(
+        thread = threading.Thread(
             target=self._interrupt_until_done,
             args=(job, job.finished),
             name=f"{self._name} interrupt",
             daemon=True,
-        ).start()
+        )
+        try:
+            thread.start()
+        except RuntimeError:
+            # Python 3.12 has no new thread for a program whose main thread has ended. Its
+            # loop's watch asks again.
+            job.finished = None
+            self._interrupt_once(job, kill=True)
 
     def _interrupt_until_done(self, job: Job, finished: threading.Event) -> None:
         kill_at = time.monotonic() + deadlines.GRACE
@@ -221,8 +226,6 @@ class Worker:
         self.job: Job | None = None
         self.lease: Lease | None = None
         self.idle_since: float = 0.0
-        # Set when it has gone, for the task that owns it.
-        self.gone: anyio.Event | None = None
 
     # -- on the worker's own thread ---------------------------------------------------
 
@@ -316,6 +319,9 @@ class Worker:
             # A coroutine cannot raise it: Python would turn it into something vaguer.
             job.error = RuntimeError(f"{job.label} raised StopIteration")
             job.error.__cause__ = error
+        except Interrupted as error:
+            # Its caller was cancelled and does not look at it, or the pool ends under both.
+            job.error = PoolClosed(job.closed_pool) if job.closed_pool else error
         except BaseException as error:
             job.error = error
         finally:

@@ -12,8 +12,7 @@ from anyio import from_thread, to_thread
 
 from .._bridge.calls import aio, of_its_block
 from .._bridge.connections import Connections
-from .._errors import BlockingCallError
-from .._pool.jobs import Interrupted
+from .._errors import BlockingCallError, Interrupted
 from .._pool.worker import Worker, current_worker
 
 P = ParamSpec("P")

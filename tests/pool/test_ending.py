@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from async_peewee import PoolClosed, TransactionFinished
-from async_peewee._pool import worker
+from async_peewee._pool import threads, worker
 from async_peewee._pool.jobs import State
 from async_peewee._pool.worker import current_worker
 from tests.fakes import Blocker, FakePool, all_running, until_interrupted
@@ -200,7 +203,7 @@ def test_a_loop_that_ends_without_close_takes_its_workers_along(
     monkeypatch: pytest.MonkeyPatch, run: Callable[[Any], None], is_leased: bool
 ) -> None:
     """They close their connections; leased by a block that nobody leaves any more, too."""
-    monkeypatch.setattr(worker, "TICK", 0.02)
+    monkeypatch.setattr(threads, "LOOK", 0.02)
     fakes: list[FakePool] = []
 
     async def main() -> None:
@@ -250,6 +253,53 @@ async def test_a_worker_whose_owner_is_cancelled_before_it_begins_is_gone(anyio_
     await wait_until(lambda: job.state is State.DONE)
     assert job.outcome() == 42
     await fake.pool.close(5)
+
+
+async def test_close_between_two_statements_of_a_job_is_poolclosed_to_its_caller() -> None:
+    """What the job is stopped by, where it asks, is for the job alone."""
+    fake = FakePool(pool_size=1)
+    running, seen = threading.Event(), []
+
+    def work() -> None:
+        running.set()
+        while (own := current_worker()) is not None:
+            own.interrupter.check()
+            time.sleep(0.001)
+
+    async def call() -> None:
+        with pytest.raises(PoolClosed, match="the pool of fake is closed") as caught:
+            await fake.run(work)
+        seen.append(caught.value)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(call)
+        await wait_until(running.is_set)
+        await fake.pool.close(0)
+    assert type(seen[0]) is PoolClosed
+
+
+async def test_where_there_is_no_thread_the_call_says_so_and_the_next_one_is_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As Python 3.12 has none for a program whose main thread has ended."""
+
+    async def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with FakePool(pool_size=1) as fake:
+        with monkeypatch.context() as patch:
+            patch.setattr(anyio.to_thread, "run_sync", refuse)
+            with anyio.fail_after(5), pytest.raises(RuntimeError, match="can't start new thread"):
+                await fake.run(lambda: 42)
+        assert await fake.run(lambda: 42) == 42
+
+
+@on_asyncio
+async def test_what_is_left_of_a_thread_is_let_go_of(anyio_backend: Any) -> None:
+    """The task that would have ended it runs on, as long as the program does."""
+    async with FakePool() as fake:
+        thread = await fake.run(lambda: weakref.ref(threading.current_thread()))
+    await wait_until(lambda: gc.collect() >= 0 and thread() is None)
 
 
 class Overtaken(queue.SimpleQueue[Any]):

@@ -9,8 +9,9 @@ from typing import Any
 import anyio
 import pytest
 
+from async_peewee._errors import Interrupted
 from async_peewee._pool import deadlines
-from async_peewee._pool.jobs import Interrupted, Job
+from async_peewee._pool.jobs import Job
 from tests.fakes import Blocker, FakePool, until_interrupted
 from tests.pool.stage import Guard, Stage, Step, wait_for
 from tests.support import on_asyncio, wait_until, worker_threads

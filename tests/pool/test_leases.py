@@ -9,7 +9,6 @@ import anyio
 import pytest
 
 from async_peewee import PoolClosed, TransactionFinished
-from async_peewee._pool import worker
 from async_peewee._pool.jobs import Job, Lease, State
 from tests.fakes import Blocker, FakePool, all_running, nothing, until_interrupted, worker_here
 from tests.support import wait_until, worker_threads
@@ -230,15 +229,12 @@ async def test_a_worker_that_is_lost_takes_its_lease_along() -> None:
         assert await fake.run(lambda: 42) == 42
 
 
-async def test_the_lease_of_a_worker_that_was_retired_by_force_ends_with_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_the_lease_of_a_worker_that_was_ended_by_force_ends_with_it() -> None:
     """Nobody can hold what is gone: a loop that was closed leaves its blocks unfinished."""
-    monkeypatch.setattr(worker, "TICK", 0.01)
     async with FakePool(pool_size=1) as fake:
         lease = await fake.lease()
         held: Any = lease.worker
-        monkeypatch.setattr(fake.pool, "_is_forsaken", lambda: True)
+        fake.pool._close_at_once()
         await wait_until(lambda: lease.state is Lease.ENDED)
         assert (held.lease, worker_threads()) == (None, [])
 

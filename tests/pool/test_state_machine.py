@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from async_peewee import PoolClosed, TransactionFinished
+from async_peewee._errors import Interrupted
 from async_peewee._eventloops import AsyncioLoop
 from async_peewee._pool import gil, scheduler
-from async_peewee._pool.jobs import Interrupted, Lease, State
+from async_peewee._pool.jobs import Lease, State
 from async_peewee._pool.pool import WorkerPool
 from async_peewee._pool.worker import Worker, WorkerState
 from async_peewee._pool.write_lock import WriteLock
@@ -274,7 +275,7 @@ class Machine(RuleBasedStateMachine):
         idle = [w for w in self.all_workers() if w.state is WorkerState.IDLE and happens]
         for worker in chosen(idle, number):
             pool: WorkerPool = worker._pool
-            pool._tell(pool._scheduler.retire, worker, float("inf"), False)
+            pool._tell(pool._scheduler.retire, worker, float("inf"))
 
     @rule(is_patient=st.booleans(), happens=seldom)
     def close(self, is_patient: bool, happens: bool) -> None:

@@ -83,6 +83,35 @@ async def _close(database: Any, timeout: float) -> None:
     await database.close(timeout)
 
 
+async def test_a_function_that_close_ends_between_two_statements_gets_poolclosed(
+    make_database: Maker,
+) -> None:
+    """The function itself sees an OperationalError, as in the middle of a statement; nobody sees more."""
+    database = make_database(pool_size=1)
+    await database.connect()
+    seen: list[BaseException] = []
+
+    def function() -> None:
+        try:
+            while True:
+                database.execute_sql("SELECT 1")
+        except Exception as error:
+            seen.append(error)
+            raise
+
+    async def call() -> None:
+        with pytest.raises((PoolClosed, peewee.OperationalError)) as caught:
+            await database.run(function)
+        seen.append(caught.value)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(call)
+        await wait_until(lambda: database.stats().busy == 1)
+        await database.close(timeout=0)
+    assert isinstance(seen[0], peewee.OperationalError)
+    assert "Interrupted" not in type(seen[1]).__name__
+
+
 class OwnBaseException(BaseException):
     """Neither an Exception nor one of Python's."""
 
