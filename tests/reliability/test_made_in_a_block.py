@@ -313,22 +313,26 @@ async def test_a_kept_query_keeps_no_block_alive(make_database: Maker, ends: str
 
 
 async def test_a_chain_of_tasks_keeps_no_entries(make_database: Maker) -> None:
-    """Each begins the next inside its block, which ends before the next one's does."""
+    """Each begins the next inside its block, when the block that it was begun in has ended."""
     async with models_of(make_database) as models:
-        noted: list[int] = []
+        above: list[int] = []
 
-        async def run(group: Any, number: int, before: anyio.Event) -> None:
+        async def run(group: Any, number: int, entered: anyio.Event, before_ended: anyio.Event) -> None:
+            ended, next_entered = anyio.Event(), anyio.Event()
             async with models.database.connection_context():
-                before.set()
+                above.append(len(blocks_above()))
+                entered.set()
+                await before_ended.wait()
                 if number:
-                    entered = anyio.Event()
-                    group.start_soon(run, group, number - 1, entered)
-                    await entered.wait()
-                noted.append(len(blocks_above()))
+                    group.start_soon(run, group, number - 1, next_entered, ended)
+                    await next_entered.wait()
+            ended.set()
 
+        before = anyio.Event()
+        before.set()
         async with anyio.create_task_group() as group:
-            group.start_soon(run, group, 10, anyio.Event())
-        assert max(noted) <= 2
+            group.start_soon(run, group, 10, anyio.Event(), before)
+        assert above == [0] + [1] * 10
 
 
 # -- asyncio's own ways of making a task -------------------------------------------------
