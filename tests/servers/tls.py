@@ -102,7 +102,7 @@ def encrypted_mysql(folder: Path) -> Iterator[MySQLServer]:
         user, port = user_of_servers(), free_port()
         give(data, user)
         setup = ["--no-defaults", f"--datadir={data}/db", "--auth-root-authentication-method=normal"]
-        run_as(user, find_program("mariadb-install-db"), *setup, "--skip-test-db")
+        run_as(user, find_program("mariadb-install-db"), *setup, "--skip-test-db", "--force")
         for name in ("server.crt", "server.key", "ca.crt"):
             copy(folder / name, data / name)
         options = {
