@@ -125,7 +125,7 @@ MUTATIONS = [
         "shielded rollback",
         "_bridge/connections.py",
         "            with anyio.CancelScope(shield=True):\n                await pool.end(lease, job)",
-        "        job.parker = pool.loop.parker()\n        pool._tell(pool._scheduler.end, lease, job)\n        await pool.wait(job)",
+        "            job.parker = pool.loop.parker()\n            pool._tell(pool._scheduler.end, lease, job)\n            await pool.wait(job)",
         "tests/reliability/test_cancellation.py -k leaving_a_cancelled_block",
     ),
     Mutation(
