@@ -6,10 +6,7 @@ import contextlib
 import os
 import select
 import socket
-from collections.abc import Iterator
-from functools import partial
 
-from .._pool import deadlines
 from .base import WorkerConnection
 
 # How long an attempt to reach the server for an interrupt may take, in seconds. The worker
@@ -20,13 +17,6 @@ SIDE_CONNECT_TIMEOUT = 2
 def shut_down(side: socket.socket) -> None:
     with contextlib.suppress(OSError):
         side.shutdown(socket.SHUT_RDWR)
-
-
-@contextlib.contextmanager
-def cut_after(seconds: float, fd: int) -> Iterator[None]:
-    """Cut a connection under what runs inside, if that takes longer."""
-    with socket.socket(fileno=os.dup(fd)) as copy, deadlines.shared.within(seconds, partial(shut_down, copy)):
-        yield
 
 
 class SocketConnection(WorkerConnection):
