@@ -189,7 +189,12 @@ class AsyncModel(TypedModel, metaclass=AsyncModelBase):
             other.refuse_comparison()
         return super().__eq__(other)
 
-    __hash__ = peewee.Model.__hash__
+    # A class that says what is equal has to say what its hash is, too.
+    if TYPE_CHECKING:
+
+        def __hash__(self) -> int: ...
+    else:
+        __hash__ = peewee.Model.__hash__
 
     def __sql__(self, ctx: Any) -> Any:
         # Peewee's own reads the primary key by its name, which is a query where the
