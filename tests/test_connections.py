@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from pathlib import Path
 from typing import Any
@@ -251,6 +252,32 @@ async def test_a_visitor_opens_and_closes_a_connection_as_in_peewee(tmp_path: Pa
             await models.User.update(name=f"kept {number}").where(models.User.name == "kept")
         assert await models.User.select().count() == 2
         assert (db.stats().leased, db.stats().busy) == (0, 0)
+
+
+async def test_a_connection_context_keeps_its_connection_through_with_db(models: Models) -> None:
+    """As in Peewee `with db` inside one closes nothing: what the session has stays, also if one fails."""
+    db = models.database
+
+    def write(name: str, error: type[Exception] | None = None) -> None:
+        with contextlib.suppress(KeyError), db:
+            models.User.create(name=name)
+            if error:
+                raise error
+
+    def alone() -> bool:
+        with db.connection_context():
+            write("c")
+            return bool(db.is_closed())
+
+    async with db.connection_context():
+        await db.execute_sql("CREATE TEMPORARY TABLE kept (n INTEGER)")
+        await db.run(write, "a")
+        await db.run(write, "b", KeyError)
+        await db.execute_sql("INSERT INTO kept VALUES (1)")
+        assert [*await db.execute_sql("SELECT n FROM kept")] == [(1,)]
+    assert await db.run(alone) is False
+    assert await db.run(lambda: db._state.ctx) == []
+    assert [user.name async for user in models.User.select().order_by(models.User.name)] == ["a", "c"]
 
 
 async def test_stats_are_the_same_from_every_thread(tmp_path: Path) -> None:

@@ -189,6 +189,8 @@ class WorkerConnection:
             self._close_streams()
         self._dropped.clear()
         self.close_cursors()
+        # Of connection contexts that were never left.
+        self.state["ctx"].clear()
         if self.is_lost():
             self._discard()
         elif self.state["transactions"] or self.is_in_transaction_for_sure():

@@ -347,7 +347,8 @@ class AsyncManualCommit(Block, peewee._manual):
 class AsyncConnectionContext(Block, peewee.ConnectionContext):
     """Hold one connection for a while.
 
-    A worker of the database keeps its connection, so leaving closes nothing there.
+    A worker of the database keeps its connection, so leaving closes nothing there, nor does a
+    `with db:` inside.
     """
 
     spelling = "connection_context"
@@ -356,12 +357,12 @@ class AsyncConnectionContext(Block, peewee.ConnectionContext):
     def __init__(self, db: Any) -> None:
         self.db = db
 
-    def enter(self) -> Any:
-        return super().enter() if current_connection(self.db) is None else None
-
     def leave(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
+        entered = self.db._state.ctx
         if current_connection(self.db) is None:
             super().leave(kind, error)
+        elif self in entered:  # else the connection was lost meanwhile
+            entered.remove(self)
 
 
 def _pend_transaction(
