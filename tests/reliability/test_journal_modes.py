@@ -181,3 +181,14 @@ def test_a_plain_thread_opens_such_a_file_too(path: Path, caplog: Any) -> None:
             assert database.execute_sql("SELECT count(*) FROM t").fetchone() == (500,)
         assert time.monotonic() - began < 30
     assert caplog.text.count(FORGONE) == 1
+
+
+@pytest.mark.parametrize("make_any", FILES, indirect=True)
+async def test_pragmas_that_must_come_first_do(make_any: Maker) -> None:
+    """A page's size is fixed by what is written first, which WAL is: the user's own go before it."""
+    is_encrypted = make_any.kind == "sqlcipher"
+    name = "cipher_page_size" if is_encrypted else "page_size"
+    async with make_any(pragmas={name: 8192}) as database:
+        await database.execute_sql("CREATE TABLE t (n)")
+        assert int(await value_of(database, f"PRAGMA {name}")) == 8192
+        assert await modes_of(database) == ("wal", NORMAL)
