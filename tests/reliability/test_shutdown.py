@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import anyio
@@ -30,6 +31,17 @@ async def test_close_twice_use_after_it_and_reopen(make_database: Maker) -> None
     await database.close()
 
 
+async def interrupted_call(database: Any, kind: str) -> None:
+    """Make a call of 30 seconds, and see that it is told to end."""
+    try:
+        cursor = await database.execute_sql(slow_sql(kind, 30))
+    except Exception as error:  # some in the driver's own words
+        assert re.search("cancel|interrupted", str(error))
+    else:
+        # MariaDB now and then has this for an interrupted sleep(), and no error.
+        assert [*cursor.fetchall()] == [(1,)]
+
+
 async def test_three_close_at_once_while_a_call_runs(make_database: Maker) -> None:
     """All return when nothing is left; one of them has closed it; then it is opened again."""
     database = make_database(pool_size=2)
@@ -38,8 +50,7 @@ async def test_three_close_at_once_while_a_call_runs(make_database: Maker) -> No
     ended: list[str] = []
 
     async def call() -> None:
-        with pytest.raises(Exception, match="cancel|interrupted"):  # some in the driver's own words
-            await database.execute_sql(slow_sql(make_database.kind, 30))
+        await interrupted_call(database, make_database.kind)
         ended.append("the call")
 
     async def close() -> None:
@@ -64,12 +75,8 @@ async def test_opened_again_while_it_closes(make_database: Maker) -> None:
     database = make_database(pool_size=1)
     await database.connect()
 
-    async def call() -> None:
-        with pytest.raises(Exception, match="cancel|interrupted"):  # some in the driver's own words
-            await database.execute_sql(slow_sql(make_database.kind, 30))
-
     async with anyio.create_task_group() as group:
-        group.start_soon(call)
+        group.start_soon(interrupted_call, database, make_database.kind)
         await wait_until(lambda: database.stats().busy == 1)
         group.start_soon(lambda: _close(database, 0.3))
         await wait_until(database.is_closed)
