@@ -100,7 +100,10 @@ async def test_a_transaction_that_met_a_change_is_dead_too(
 async def test_what_a_function_leaves_is_warned_of_only_if_it_is_open(
     make_any: Maker, is_open: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of errors on a raw connection the library hears nothing: the server is asked before it is said."""
+    """Of errors on a raw connection the library hears nothing: the server is asked before it is said.
+
+    mysqlclient does not tell of a transaction that Peewee has not begun; it is undone all the same.
+    """
     server: Any = make_any.server
     if not server.query("SHOW VARIABLES LIKE 'innodb_snapshot_isolation'"):
         return
@@ -122,7 +125,8 @@ async def test_what_a_function_leaves_is_warned_of_only_if_it_is_open(
 
         await database.run(leave)
         assert await models.User.select().count() == 1
-    assert ["a transaction was left open" in line for line in warnings_of(caplog)] == [True] * is_open
+    is_said = is_open and make_any.kind != "mysqlclient"
+    assert ["a transaction was left open" in line for line in warnings_of(caplog)] == [True] * is_said
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:

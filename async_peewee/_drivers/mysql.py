@@ -142,12 +142,25 @@ class MySQLConnection(SocketConnection):
         return self.is_in_transaction()
 
     def is_in_transaction_for_sure(self) -> bool:
+        if self.in_transaction():
+            with contextlib.suppress(Exception), self.within_grace("the question for its transaction"):
+                return self.asked_for_transaction()
+        return self.in_transaction()
+
+    def asked_for_transaction(self) -> bool:
+        """Return True while a transaction is open, after a round trip or two."""
         # No status comes with an error, so that of the last answer may be of a transaction which the
         # server has rolled back since. The answer to this one has it, unlike that to a SELECT.
-        if self.in_transaction():
-            with contextlib.suppress(Exception), self.within_grace("the question whether it answers"):
-                self.dbapi_connection.cursor().execute("DO 0")
-        return self.in_transaction()
+        cursor = self.dbapi_connection.cursor()
+        cursor.execute("DO 0")
+        if self.tells_transaction():
+            return self.in_transaction()
+        cursor.execute("SELECT @@in_transaction")  # MariaDB's; MySQL has no such variable
+        return bool(cursor.fetchone()[0])
+
+    def tells_transaction(self) -> bool:
+        """Return True if the driver knows whether a transaction is open: mysqlclient does not."""
+        return hasattr(self.dbapi_connection, "server_status")
 
     def has_lost_transaction(self) -> bool:
         # CREATE TABLE and the like commit, and the block goes on without a transaction, as in
@@ -155,9 +168,9 @@ class MySQLConnection(SocketConnection):
         return self.is_lost()
 
     def is_in_transaction(self) -> bool:
-        status = getattr(self.dbapi_connection, "server_status", None)
-        # mysqlclient does not tell; then Peewee's own count has to do.
-        return bool(self.state["transactions"] if status is None else status & IN_TRANSACTION)
+        if self.tells_transaction():
+            return bool(self.dbapi_connection.server_status & IN_TRANSACTION)
+        return bool(self.state["transactions"])  # Peewee's own count has to do
 
     def stream_cursor(self, is_alone: bool) -> Any:
         # The protocol has no room for another statement while rows are under way. Inside a
@@ -252,6 +265,9 @@ class MySQLConnectorConnection(BufferingConnection):
     def is_lost(self) -> bool:
         sock = getattr(self.dbapi_connection._socket, "sock", None)
         return self._has_gone or sock is None or sock.fileno() < 0
+
+    def tells_transaction(self) -> bool:
+        return True
 
     def is_in_transaction(self) -> bool:
         return bool(self.dbapi_connection.in_transaction)
