@@ -10,7 +10,7 @@ import anyio
 import peewee
 import pytest
 
-from async_peewee import AsyncPostgresqlDatabase
+from async_peewee import AsyncPostgresqlDatabase, aio
 from tests.support import Maker, Models, Server, base_of, on_databases, wait_until
 
 on_postgresql = on_databases("psycopg2", "psycopg3")
@@ -178,7 +178,7 @@ async def test_while_there_is_no_primary_connecting_is_tried_again(make_database
         server.query(f"ALTER ROLE {role} SET default_transaction_read_only = on")
         database = database_of(make_database, role, target_session_attrs="read-write", acquire_timeout=20)
         async with anyio.create_task_group() as group:
-            group.start_soon(database.connect)
+            group.start_soon(aio, database.connect())
             await anyio.sleep(0.3)  # time for an attempt that is refused
             assert database.stats().workers == 1
             server.query(f"ALTER ROLE {role} RESET default_transaction_read_only")

@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from async_peewee import PoolTimeout
+from async_peewee import PoolTimeout, aio
 from async_peewee._pool import scheduler
 from tests.proxy import proxied
 from tests.support import Maker, MySQLServer, on_databases, slow_sql, wait_until
@@ -34,7 +34,7 @@ def limited_options(make_database: Maker) -> Iterator[dict[str, Any]]:
 async def make_calls(database: Any, kind: str, number: int) -> None:
     async with anyio.create_task_group() as group:
         for _ in range(number):
-            group.start_soon(database.execute_sql, slow_sql(kind, 0.02))
+            group.start_soon(aio, database.execute_sql(slow_sql(kind, 0.02)))
 
 
 async def check_growth(database: Any) -> None:
@@ -113,7 +113,7 @@ async def test_it_grows_when_the_server_takes_more(
     options = {"pool_size": LIMIT + 2, "acquire_timeout": 30, **limited_options}
     async with make_database(**options) as database, anyio.create_task_group() as group:
         for _ in range(LIMIT + 2):
-            group.start_soon(database.execute_sql, slow_sql(make_database.kind, 30))
+            group.start_soon(aio, database.execute_sql(slow_sql(make_database.kind, 30)))
         await wait_until(lambda: database.stats().failed_connects > 2, 20)
         if isinstance(server, MySQLServer):
             server.query(f"ALTER USER '{user}'@'%' WITH MAX_USER_CONNECTIONS 20")
