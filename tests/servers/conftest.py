@@ -23,6 +23,10 @@ from tests.support import MySQLServer, Server
 
 DRIVERS = ["psycopg2", "psycopg3"]
 
+# Far less than the grace period after which a connection would be cut, in seconds. An idle machine
+# needs some milliseconds.
+SOON = 4.0
+
 
 @pytest.fixture(scope="session")
 def pooled_server(postgresql_server: Server) -> Iterator[Server]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pytest
 
 from async_peewee import AsyncTable
 from tests.bank import Bank
-from tests.servers.conftest import watched_over
+from tests.servers.conftest import SOON, watched_over
 from tests.servers.pgbouncer import Bouncer, Pooled, bouncing
 from tests.servers.tls import NAME, Certificates
 from tests.support import Models, Server, in_thread, on_each_library, wait_until
@@ -24,18 +24,12 @@ pytestmark = [pytest.mark.servers, on_each_library]
 
 ROWS = 3000
 
-# Far less than the grace period after which a connection would be cut, in seconds. An idle machine
-# needs some milliseconds.
-SOON = 4.0
-
 
 @pytest.fixture
-async def models(pooled: Pooled) -> Any:
-    """Return the models on a database behind pgbouncer, which has the default settings."""
-    made = Models(pooled())
-    async with made.database:
-        await made.database.create_tables(made.all)
-        yield made
+async def db(pooled: Pooled) -> AsyncIterator[Any]:
+    """Return a database behind pgbouncer with default settings, for `models`."""
+    async with pooled() as database:
+        yield database
 
 
 async def rows_in(models: Models) -> None:

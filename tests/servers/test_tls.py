@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
@@ -11,6 +12,7 @@ import peewee
 import pytest
 
 from async_peewee import connect
+from tests.servers.conftest import SOON
 from tests.servers.tls import OTHER_NAME, Encrypted
 from tests.support import Models, on_each_library, slow_sql, wait_until
 
@@ -18,20 +20,15 @@ pytestmark = [pytest.mark.servers, on_each_library]
 
 ROWS = 3000
 
-# Far less than the grace period after which a connection would be cut, in seconds.
-SOON = 4.0
-
 # How long a refusal may take, where connecting would be tried again for 30 seconds.
 AT_ONCE = 10.0
 
 
 @pytest.fixture
-async def models(encrypted: Encrypted) -> Any:
-    """Return the models on a database over TLS, which has the default settings."""
-    made = Models(encrypted())
-    async with made.database:
-        await made.database.create_tables(made.all)
-        yield made
+async def db(encrypted: Encrypted) -> AsyncIterator[Any]:
+    """Return a database over TLS with default settings, for `models`."""
+    async with encrypted() as database:
+        yield database
 
 
 async def test_calls_and_blocks(models: Models, encrypted: Encrypted) -> None:
