@@ -36,8 +36,8 @@ MYSQL_HARMLESS = re.compile(
 GONE = (2006, 2013, 2055, 1927, 4031)
 
 
-# What a server says that takes no writes any more, is no part of its cluster, or sends its clients away.
-CHANGED = (1047, 1053, 1290, 1792, 1836, 1874, 1927, 3032, 4031)
+# What one says that takes no writes any more, is no part of its cluster, or is going to end.
+CHANGED = (1047, 1053, 1290, 1792, 1836, 1874, 3032)
 
 
 # What the server says when it has rolled back the whole transaction: a deadlock.
