@@ -111,7 +111,7 @@ class WorkerConnection:
             self._version is not self._versions.connection
             or now >= self._replace_at
             or not self.is_usable()
-            or (now - self._used_at >= ASK_AFTER and not self.answers_in_time())
+            or (now - self._used_at >= ASK_AFTER and not self.answers())
         ):
             self._discard()
             check()
@@ -334,11 +334,6 @@ class WorkerConnection:
                     "%r: %s had no answer for %g s, and the connection was cut", self.database, what, seconds
                 )
 
-    def answers_in_time(self) -> bool:
-        """Ask the database for a sign of life, which has to come within the grace period."""
-        with self.within_grace("the question whether it answers"):
-            return self.answers()
-
     def interrupt(self) -> None:
         """Stop the running statement. What fails is tried again, and in the end the connection is cut."""
         self._attempt(self.stop_statement)
@@ -382,11 +377,12 @@ class WorkerConnection:
         return self.ask() is None
 
     def ask(self) -> Exception | None:
-        """Ask the database for a sign of life; return the driver's error, None if there is none."""
+        """Ask the database for a sign of life within the grace period; return the driver's error, if any."""
         try:
-            cursor = self.dbapi_connection.cursor()
-            cursor.execute("SELECT 1")
-            cursor.fetchall()  # some drivers refuse the next statement before it
+            with self.within_grace("the question whether it answers"):
+                cursor = self.dbapi_connection.cursor()
+                cursor.execute("SELECT 1")
+                cursor.fetchall()  # some drivers refuse the next statement before it
         except Exception as error:
             return error
         return None

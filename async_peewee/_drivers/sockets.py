@@ -45,7 +45,7 @@ class SocketConnection(WorkerConnection):
         # An idle server says nothing. Something to read is its farewell, or a notification
         # (LISTEN), and a round trip tells which. Not asked of a lost connection: the number
         # of its socket could already be another's.
-        return not self.is_lost() and (not self._poll.poll(0) or self.answers_in_time())
+        return not self.is_lost() and (not self._poll.poll(0) or self.answers())
 
     def farewell(self) -> Exception | None:
         if self.is_lost():
@@ -54,8 +54,7 @@ class SocketConnection(WorkerConnection):
         # or has a notification: which of them it is a round trip tells.
         if not self._poll.poll(0):
             return None
-        with self.within_grace("the question whether it answers"):
-            error = self.ask()
+        error = self.ask()
         # Else it is about this statement: PostgreSQL refuses any in a transaction that has failed.
         return error if error is not None and self.has_gone(error) else None
 
